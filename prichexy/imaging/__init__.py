@@ -1,0 +1,18 @@
+"""Bytes to radiograph and back: decode, encode, resample. Nothing here knows of storage, clusters or networks."""
+
+from prichexy.imaging.decode import decode
+from prichexy.imaging.encode import encode_png
+from prichexy.imaging.formats import sniff
+from prichexy.imaging.radiograph import DecodeLimits, Radiograph
+from prichexy.imaging.resample import from_unit, resize, to_unit
+
+__all__ = [
+    "DecodeLimits",
+    "Radiograph",
+    "decode",
+    "encode_png",
+    "from_unit",
+    "resize",
+    "sniff",
+    "to_unit",
+]
