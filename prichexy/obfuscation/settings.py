@@ -1,0 +1,93 @@
+"""What an obfuscator is made of, beside its weights; recorded with every model and in every manifest."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prichexy.errors import UsageError
+from prichexy.networks import flow_generator, privacy_net
+from prichexy.networks.deformation import Operator
+
+Kind = Literal["flow-field", "privacy-net", "dp-pix", "identity"]
+Precision = Literal["float32", "bfloat16"]
+
+# The settings that each kind has, beside `image_size`, and their defaults: the published values, but for the
+# operator, whose published form has a border artefact.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "flow-field": {"mu": 0.01, "operator": "corrected", "features": 32, "precision": "float32"},
+    "privacy-net": {"features": 16, "precision": "float32"},
+    "dp-pix": {"cell": 8, "epsilon": 0.1, "m": 1},
+    "identity": {},
+}
+
+_SIDE_MULTIPLE = {"flow-field": flow_generator.SIDE_MULTIPLE, "privacy-net": privacy_net.SIDE_MULTIPLE}
+
+
+class ObfuscationSettings(BaseModel):
+    """Settings of one obfuscator. Those that its kind doesn't have are None, and an error when given.
+
+    Attributes:
+        kind: ``flow-field`` (PriCheXy-Net), ``privacy-net``, ``dp-pix`` or ``identity``.
+        image_size: side in pixels of the square images that the obfuscator works on; from 64, and a multiple of 16
+            for flow-field, of 8 for privacy-net.
+        mu: flow-field's degree of deformation, 0 < mu <= 0.1; the paper uses 0.001, 0.005 and 0.01.
+        operator: how flow-field makes a sampling grid, ``corrected`` or ``reference`` (the published one).
+        features: filters of the network's first block; 32 (flow-field) and 16 (privacy-net) as published.
+        precision: what the network computes in; images are deformed in float32 in any case.
+        cell: side b of dp-pix's cells in pixels, 1 to 256; the paper uses 1 to 8.
+        epsilon: dp-pix's privacy budget, above 0; the paper uses 0.1.
+        m: dp-pix's number of pixels by which neighbouring images differ; the paper uses 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    image_size: int = Field(default=256, ge=64, le=4096)
+    mu: float | None = Field(default=None, gt=0, le=0.1, allow_inf_nan=False)
+    operator: Operator | None = None
+    features: int | None = Field(default=None, ge=1, le=256)
+    precision: Precision | None = None
+    cell: int | None = Field(default=None, ge=1, le=256)
+    epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    m: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """The kind's defaults filled in, and no setting of another kind."""
+        if not isinstance(given, Mapping) or given.get("kind") not in DEFAULTS:
+            return given  # the fields' own checks say what is wrong
+        kind = given["kind"]
+        stated = {name: value for name, value in given.items() if value is not None}
+        others = {name for defaults in DEFAULTS.values() for name in defaults} - set(DEFAULTS[kind])
+        irrelevant = sorted(others & set(stated))
+        if irrelevant:
+            raise ValueError(f"{', '.join(irrelevant)}: not a setting of kind '{kind}'; leave it out")
+        return {**DEFAULTS[kind], **stated}
+
+    @model_validator(mode="after")
+    def _size_fits(self) -> Self:
+        multiple = _SIDE_MULTIPLE.get(self.kind, 1)
+        if self.image_size % multiple:
+            raise ValueError(f"image_size: must be a multiple of {multiple} for kind '{self.kind}'")
+        return self
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that this kind has, as JSON values; `parse_settings` takes them back."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def parse_settings(given: Mapping[str, Any]) -> ObfuscationSettings:
+    """Settings out of names and values, as a configuration or a model's file gives them.
+
+    Raises:
+        UsageError: one sentence naming the first setting that is wrong, and why.
+    """
+    try:
+        return ObfuscationSettings.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"obfuscation setting {where + ': ' if where else ''}{reason}") from None
