@@ -1,0 +1,102 @@
+"""The Parquet files of a publication: their columns, their bytes.
+
+Images stand in Hugging Face's layout (a struct of ``bytes`` and ``path``), and the schema carries that library's
+feature description, so that `datasets` decodes them; DuckDB, polars and pyarrow read the same files.
+"""
+
+import io
+import json
+from hashlib import sha256
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROWS_PER_GROUP = 64
+
+PUBLISHED = pa.schema(
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("patient_id", pa.string()),
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("bit_depth", pa.int8()),
+        pa.field("view", pa.string()),
+        pa.field("laterality", pa.string()),
+        pa.field("findings", pa.list_(pa.string())),
+        pa.field("model_version", pa.string()),
+    ]
+)
+"""One row an image. `image_id` and `patient_id` are keyed pseudonyms; `findings` is null where nobody labelled the
+image."""
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("row_id", pa.int64(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+    ]
+)
+"""One row a source file that could not be published; `row_id` leads to its file through the private catalog only."""
+
+
+def _features(schema: pa.Schema) -> bytes:
+    names = {pa.string(): "string", pa.int32(): "int32", pa.int8(): "int8"}
+    features: dict[str, object] = {}
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            features[field.name] = {"_type": "Image"}
+        elif pa.types.is_list(field.type):
+            features[field.name] = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"}
+        else:
+            features[field.name] = {"dtype": names[field.type], "_type": "Value"}
+    return json.dumps({"info": {"features": features}}).encode()
+
+
+def published_bytes(table: pa.Table) -> bytes:
+    """A data shard: rows of `PUBLISHED`, sorted by image_id so that their order tells nothing of the source."""
+    schema = PUBLISHED.with_metadata({"huggingface": _features(PUBLISHED)})
+    return _parquet(
+        table.select(PUBLISHED.names).cast(PUBLISHED).sort_by("image_id").replace_schema_metadata(schema.metadata)
+    )
+
+
+def quarantine_bytes(table: pa.Table) -> bytes:
+    """A quarantine file: rows of `QUARANTINE`, sorted by row_id."""
+    return _parquet(table.select(QUARANTINE.names).cast(QUARANTINE).sort_by("row_id"))
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return sha256(data).hexdigest()
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    # PNG does not compress further; the other columns do.
+    compression = dict.fromkeys(_leaves(table.schema), "zstd")
+    compression["image.bytes"] = "none"
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROWS_PER_GROUP,
+        compression={name: kind for name, kind in compression.items() if name in _leaves(table.schema)},
+        use_dictionary=[
+            name for name in ("view", "laterality", "model_version", "stage", "reason") if name in table.column_names
+        ],
+        write_statistics=True,
+    )
+    return buffer.getvalue()
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    leaves = []
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            leaves += [f"{field.name}.{child.name}" for child in field.type]
+        elif pa.types.is_list(field.type):
+            leaves.append(f"{field.name}.list.element")
+        else:
+            leaves.append(field.name)
+    return leaves

@@ -1,0 +1,207 @@
+"""Reads everything that was published and proves it whole.
+
+Nothing in the destination is believed: hashes and counts are taken anew, ids are collected, every PNG is walked chunk
+by chunk and decoded, and whatever lies in the tree without being named by the manifest is a finding.
+"""
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prichexy.errors import PrichexyError
+from prichexy.lake.commit import JOB, MANIFEST, SUCCESS, Commit, FileFacts, Job, commit_path, read_manifest
+from prichexy.lake.shards import PUBLISHED, QUARANTINE, digest
+from prichexy.lake.storage import Store
+
+PSEUDONYM = re.compile(r"[0-9a-f]{32}")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = {b"IHDR", b"sBIT", b"IDAT", b"IEND"}
+"""What our encoder writes; any other chunk (text, time, EXIF, colour profile) could carry an identifier."""
+
+
+@dataclass
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        published: rows in the data shards.
+        quarantined: rows in the quarantine files.
+        rows: rows of the catalog.
+        bytes: of the data shards.
+        shards: how many were read.
+        model: name and version, as the manifest has them.
+        audited: whether the job's model had a passing audit.
+        problems: one sentence each; empty means whole.
+    """
+
+    rows: int
+    model: str
+    audited: bool
+    published: int = 0
+    quarantined: int = 0
+    bytes: int = 0
+    shards: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing, double, altered or foreign."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardFindings:
+    published: int
+    quarantined: int
+    bytes: int
+    image_ids: np.ndarray[Any, np.dtype[np.bytes_]]
+    problems: list[str]
+
+
+def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> Report:
+    """Check a finished publication.
+
+    Args:
+        store: the destination.
+        advance: called with the number of catalog rows each time that a shard has been checked.
+
+    Raises:
+        PrichexyError: there is no finished publication.
+        StorageFault: the destination can't be read.
+    """
+    store.check_readable()
+    manifest = read_manifest(store)
+    if manifest is None:
+        raise PrichexyError(f"{store.uri} is not finished: _SUCCESS or its manifest is missing or altered")
+    job = Job(**manifest["job"])
+    report = Report(rows=job.rows, model=f"{job.model['name']}/{job.model['version']}", audited=job.audited)
+    commits = [Commit.from_facts(entry) for entry in manifest["shards"]]
+    if [(commit.row_start, commit.row_stop) for commit in commits] != [job.span(shard) for shard in range(job.shards)]:
+        report.problems.append("the shards' row ranges do not cover the catalog exactly once")
+    ids = []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for commit, findings in zip(commits, pool.map(lambda c: _check_shard(store, job, c), commits), strict=True):
+            report.shards += 1
+            report.published += findings.published
+            report.quarantined += findings.quarantined
+            report.bytes += findings.bytes
+            report.problems += findings.problems
+            ids.append(findings.image_ids)
+            advance(commit.row_stop - commit.row_start)
+    every = np.sort(np.concatenate(ids)) if ids else np.empty(0, "S32")
+    double = int(np.count_nonzero(every[1:] == every[:-1]))
+    if double:
+        report.problems.append(f"{double} image ids appear more than once")
+    if report.published + report.quarantined != job.rows:
+        report.problems.append(
+            f"{report.published} published and {report.quarantined} quarantined rows are not the catalog's {job.rows}"
+        )
+    counts = manifest["counts"]
+    if (counts["published"], counts["quarantined"]) != (report.published, report.quarantined):
+        report.problems.append("the manifest's totals differ from what the shards hold")
+    report.problems += _foreign_files(store, commits)
+    return report
+
+
+def _check_shard(store: Store, job: Job, commit: Commit) -> _ShardFindings:
+    problems: list[str] = []
+    data = _read_table(store, commit.data, PUBLISHED, problems)
+    quarantine = _read_table(store, commit.quarantine, QUARANTINE, problems)
+    image_ids = data["image_id"].to_pylist()
+    for column, may_be_null in (("image_id", False), ("patient_id", True)):
+        wrong = sum(
+            not may_be_null if value is None else not PSEUDONYM.fullmatch(value) for value in data[column].to_pylist()
+        )
+        if wrong:
+            problems.append(f"shard {commit.shard}: {wrong} values of {column} are no pseudonyms")
+    version = f"{job.model['name']}/{job.model['version']}"
+    if set(data["model_version"].to_pylist()) - {version}:
+        problems.append(f"shard {commit.shard}: rows of another model than {version}")
+    bad_images = sum(not ok for ok in map(_image_is_sound, _rows(data)))
+    if bad_images:
+        problems.append(f"shard {commit.shard}: {bad_images} images are damaged or carry more than pixels")
+    outside = [row for row in quarantine["row_id"].to_pylist() if not commit.row_start <= row < commit.row_stop]
+    if outside or len(set(quarantine["row_id"].to_pylist())) != len(quarantine):
+        problems.append(f"shard {commit.shard}: quarantine rows are double or of another shard")
+    if len(data) + len(quarantine) != commit.row_stop - commit.row_start:
+        problems.append(f"shard {commit.shard}: {len(data)} + {len(quarantine)} rows are not its share of the catalog")
+    return _ShardFindings(
+        len(data),
+        len(quarantine),
+        commit.data.bytes if commit.data else 0,
+        np.array([value or "" for value in image_ids], dtype="S32"),
+        problems,
+    )
+
+
+def _read_table(store: Store, facts: FileFacts | None, schema: pa.Schema, problems: list[str]) -> pa.Table:
+    if facts is None:
+        return schema.empty_table()
+    try:
+        data = store.read(facts.path)
+    except FileNotFoundError:
+        problems.append(f"{facts.path} is missing")
+        return schema.empty_table()
+    if len(data) != facts.bytes or digest(data) != facts.sha256:
+        problems.append(f"{facts.path} was altered: its bytes are not those that were committed")
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError):
+        problems.append(f"{facts.path} is not readable Parquet")
+        return schema.empty_table()
+    if not table.schema.equals(schema):
+        problems.append(f"{facts.path} has columns or types that are not published")
+        return schema.empty_table()
+    if len(table) != facts.rows:
+        problems.append(f"{facts.path} holds {len(table)} rows instead of {facts.rows}")
+    return table
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.select(["image_id", "image", "width", "height", "bit_depth"]).to_batches(max_chunksize=16):
+        yield from batch.to_pylist()
+
+
+def _image_is_sound(row: dict[str, Any]) -> bool:
+    """Whether a PNG has right checksums, the stated size and depth, nothing but pixels, and a neutral name."""
+    png: bytes = row["image"]["bytes"]
+    if row["image"]["path"] != f"{row['image_id']}.png" or not png.startswith(PNG_SIGNATURE):
+        return False
+    position, compressed, width, height, depth = len(PNG_SIGNATURE), [], 0, 0, 0
+    while position + 12 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, position)
+        body = png[position + 8 : position + 8 + length]
+        stored = png[position + 8 + length : position + 12 + length]
+        if kind not in PNG_CHUNKS or len(stored) != 4 or zlib.crc32(kind + body) != int.from_bytes(stored, "big"):
+            return False
+        if kind == b"IHDR":
+            width, height, depth, colour = struct.unpack_from(">IIBB", body)
+            if colour != 0:
+                return False
+        elif kind == b"IDAT":
+            compressed.append(body)
+        position += 12 + length
+        if kind == b"IEND":
+            break
+    try:
+        pixels = len(zlib.decompress(b"".join(compressed)))
+    except zlib.error:
+        return False
+    sizes_fit = (width, height, depth) == (row["width"], row["height"], 8 if row["bit_depth"] == 8 else 16)
+    return position == len(png) and sizes_fit and pixels == height * (1 + width * depth // 8)
+
+
+def _foreign_files(store: Store, commits: list[Commit]) -> list[str]:
+    known = {JOB, MANIFEST, SUCCESS} | {commit_path(commit.shard) for commit in commits}
+    known |= {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
+    foreign = sum(item.path not in known for item in store.list())
+    return [f"{foreign} files lie in the tree that the manifest does not name"] if foreign else []

@@ -1,0 +1,101 @@
+"""Real servers on this machine's loopback, started for the tests and ended with them."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import s3fs
+
+ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A seaweedfs server that checks credentials."""
+
+    endpoint: str
+
+    def environment(self, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> dict[str, str]:
+        """The usual AWS variables for a client of this server."""
+        return {
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def client(self) -> s3fs.S3FileSystem:
+        return s3fs.S3FileSystem(
+            key=ACCESS_KEY,
+            secret=SECRET_KEY,
+            endpoint_url=self.endpoint,
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on; below 20,000 so that the server's derived gRPC ports (+10,000) are valid."""
+    ports: list[int] = []
+    for port in range(12_000 + os.getpid() % 5_000, 20_000):
+        with socket.socket() as one, socket.socket() as two:
+            try:
+                one.bind(("127.0.0.1", port))
+                two.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError("no free ports")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    folder = tmp_path_factory.mktemp("weed")
+    identity = {
+        "name": "admin",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    s3_port, master, volume, filer = free_ports(4)
+    weed = Path(sys.executable).parent / "weed"
+    command = [str(weed if weed.exists() else shutil.which("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1"]
+    command += ["-ip.bind=127.0.0.1", "-volume.max=20", "-master.volumeSizeLimitMB=256", "-s3", f"-s3.port={s3_port}"]
+    command += [
+        f"-s3.config={folder / 's3.json'}",
+        f"-master.port={master}",
+        f"-volume.port={volume}",
+        f"-filer.port={filer}",
+    ]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        server = S3Server(f"http://127.0.0.1:{s3_port}")
+        try:
+            _wait_until_it_takes_objects(server, process, folder / "log")
+            yield server
+        finally:
+            process.kill()
+
+
+def _wait_until_it_takes_objects(server: S3Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            client = server.client()
+            client.mkdir("ready")
+            client.pipe_file("ready/probe", b"x")
+            return
+        except Exception:
+            if process.poll() is not None:
+                break
+            time.sleep(0.5)
+    raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")

@@ -1,0 +1,84 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from prichexy.config import StorageConfig
+from prichexy.errors import StorageFault, UsageError
+from prichexy.lake import storage
+from prichexy.lake.storage import Store
+
+
+def test_listing_shows_every_file_below_and_no_unfinished_write(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("a/b/c.bin", b"12345")
+    store.write("d", b"")
+    (tmp_path / "a" / ".tmp-0123").write_bytes(b"half")
+    assert sorted((item.path, item.size) for item in store.list()) == [("a/b/c.bin", 5), ("d", 0)]
+    assert [item.path for item in store.list("a")] == ["a/b/c.bin"]
+    assert list(store.list("nowhere")) == []
+
+
+def test_writes_replace_whole_objects_and_leave_no_temporary(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.write("x", b"old")
+    store.write("x", b"new")
+    assert store.read("x") == b"new"
+    assert os.listdir(tmp_path) == ["x"]
+    store.delete("x")
+    store.delete("x")
+    assert not store.exists("x")
+
+
+def test_a_transient_fault_is_tried_again_and_a_lasting_one_told_without_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    store = Store(str(tmp_path), StorageConfig(attempts=3))
+    calls = 0
+
+    def flaky() -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise ConnectionResetError("/secret/path/Jane_Roe.dcm")
+        return b"data"
+
+    assert store._retried("read from", flaky) == b"data"
+    calls = -1
+    with pytest.raises(StorageFault) as caught:
+        store._retried("read from", flaky)
+    assert "Jane_Roe" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_refusal_is_not_tried_again(tmp_path: Path) -> None:
+    calls = 0
+
+    def refused() -> None:
+        nonlocal calls
+        calls += 1
+        raise PermissionError("no")
+
+    with pytest.raises(StorageFault, match="permission denied"):
+        Store(str(tmp_path))._retried("read from", refused)
+    assert calls == 1
+
+
+def test_a_missing_object_is_no_fault_of_the_store_but_a_missing_root_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="^no such object$"):
+        Store(str(tmp_path)).read("absent")
+    with pytest.raises(StorageFault, match="nothing found at"):
+        Store(str(tmp_path / "absent")).check_readable()
+
+
+def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageFault, match="a part of the path is a file"):
+        Store(str(tmp_path / "file")).check_writable()
+
+
+def test_unknown_schemes_are_a_users_mistake() -> None:
+    with pytest.raises(UsageError, match="storage nfs9:// is not supported"):
+        Store("nfs9://x").exists("y")
