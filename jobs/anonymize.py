@@ -1,0 +1,26 @@
+"""The main job on a cluster.
+
+ray job submit -- python jobs/anonymize.py --config jobs/configs/anonymize.yaml [KEY=VALUE]...
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prichexy.cli import exit_codes, run_anonymize
+from prichexy.config import AnonymizeConfig, load
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="YAML file with the job's settings.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Publish a lake as anonymized Parquet shards, as the configuration says."""
+    run_anonymize(load(AnonymizeConfig, config, overrides or ()), as_json)
+
+
+if __name__ == "__main__":
+    with exit_codes():
+        typer.run(main)

@@ -1,0 +1,76 @@
+"""Where the job runs: a Ray cluster, or a local Ray that ends with the process."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from prichexy.config import RayConfig
+from prichexy.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the cluster has, and how the job shares it out.
+
+    Attributes:
+        cpus: logical cores of the cluster.
+        gpus: GPUs of the cluster.
+        actors: generator actors.
+        actor_cpus: cores that each of them reserves.
+        task_cpus: cores that one ingest or encode task reserves.
+    """
+
+    cpus: int
+    gpus: int
+    actors: int
+    actor_cpus: float
+    task_cpus: float
+
+    @property
+    def actor_gpus(self) -> float:
+        """GPUs that one generator actor reserves."""
+        return 1.0 if self.gpus else 0.0
+
+
+@contextmanager
+def connected(config: RayConfig) -> Iterator[Capacity]:
+    """Ray for the time of a job; a Ray that this process runs already is used and left running.
+
+    Raises:
+        UsageError: the named cluster does not answer.
+    """
+    if ray.is_initialized():
+        yield _capacity(config)
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a privacy tool calls nobody
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ writes its warnings to our stderr
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            cores = config.num_cpus or len(os.sched_getaffinity(0))
+            # Two logical cores at least: an actor and a task must fit beside each other.
+            ray.init(address="local", num_cpus=max(2, cores), include_dashboard=False, **quiet)
+    except (ConnectionError, TimeoutError):
+        raise UsageError("setting ray.address: no Ray cluster answers there") from None
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are told in one sentence by the job
+    try:
+        yield _capacity(config)
+    finally:
+        ray.shutdown()
+
+
+def _capacity(config: RayConfig) -> Capacity:
+    total = ray.cluster_resources()
+    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    if gpus:
+        return Capacity(cpus, gpus, config.actors or gpus, actor_cpus=1.0, task_cpus=1.0)
+    # Without GPUs the network is the work: an actor a core, each with half of it reserved, so that ingest and encode
+    # tasks find the other half and the operating system shares the core out.
+    return Capacity(cpus, 0, min(config.actors or cpus, 2 * cpus - 1), actor_cpus=0.5, task_cpus=0.5)

@@ -1,0 +1,279 @@
+"""The job around the stages: plan what is not committed yet, stream it through, finish, and tell the figures."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from prichexy.anonymize.cluster import Capacity, connected
+from prichexy.anonymize.stages import SMALL, Obfuscate, Work, encode, ingest, publish
+from prichexy.cohort.catalog import Catalog, build_catalog, open_catalog
+from prichexy.config import AnonymizeConfig, CatalogConfig, secret_file
+from prichexy.deid import Pseudonyms
+from prichexy.errors import PrichexyError, UsageError
+from prichexy.imaging import DecodeLimits
+from prichexy.lake.commit import Job, claim, committed_shards, finish, read_job, read_manifest
+from prichexy.lake.storage import Store
+from prichexy.obfuscation import load, to_bytes
+from prichexy.progress import Progress
+from prichexy.registry import ModelVersion, Registry
+
+log = logging.getLogger("prichexy.anonymize")
+
+MOST_BLOCKS = 20_000
+"""Ray Data plans each block; beyond this many, a block holds several spans."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run of the job did, and what the destination holds.
+
+    Attributes:
+        destination: where the shards are.
+        model: name/version.
+        audited: whether the model had a passing audit.
+        rows: source files in the catalog.
+        published: of them in shards.
+        quarantined: of them in quarantine.
+        reasons: quarantined, by reason.
+        shards: shards in the destination.
+        resumed: shards that earlier runs had committed.
+        seconds: of this run, planning and Ray's start included.
+        images_per_second: of this run's images, from the first fetch to the last commit.
+        bytes: of all data shards.
+        skipped: files of the lake that the catalog leaves out.
+    """
+
+    destination: str
+    model: str
+    audited: bool
+    rows: int
+    published: int
+    quarantined: int
+    shards: int
+    resumed: int
+    seconds: float
+    images_per_second: float
+    bytes: int
+    skipped: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+def anonymize(config: AnonymizeConfig) -> Summary:
+    """Publish a lake: each file ends in exactly one shard row or one quarantine row.
+
+    Killed at any moment and called again with the same configuration, it goes on behind the last committed shard.
+
+    Raises:
+        UsageError: a setting can't work (secret, model, source, destination); nothing was started.
+        StorageFault: a store failed; what was committed stays, and the same command goes on.
+    """
+    began = time.monotonic()
+    secret = secret_file(config.secret_file)
+    pseudonyms = Pseudonyms.from_file(secret)
+    assert secret is not None
+    destination = Store(config.destination, config.storage)
+    with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
+        model = Registry(config.tracking_uri).fetch(config.model, Path(folder))
+        _check_model(model, config)
+        weights = to_bytes(model.folder)
+    destination.check_writable()
+    started = read_job(destination)
+    catalog = _catalog(config, resume=started is not None)
+    job = _job(config, catalog, model, pseudonyms)
+    claim(destination, job)
+    committed = committed_shards(destination)
+    todo = [shard for shard in range(job.shards) if shard not in committed]
+    work = Work(
+        catalog=catalog,
+        storage=config.storage,
+        secret_file=secret.absolute(),
+        limits=DecodeLimits(min_side=config.limits.min_side, max_pixels=config.limits.max_pixels),
+        max_bytes=config.limits.max_bytes,
+        network_size=model.settings.image_size,
+        destination=config.destination if not destination.is_local else destination.root,
+        job=job,
+    )
+    log.info("plan: %d images in %d shards, %d shards committed before", job.rows, job.shards, len(committed))
+    streaming = 0.0
+    if todo:
+        with connected(config.ray) as capacity:
+            streaming = _stream(work, todo, weights, config, capacity)
+    manifest = read_manifest(destination) if not todo else None
+    manifest = manifest or finish(destination, job)
+    done = sum(stop - start for start, stop in map(job.span, todo))
+    return Summary(
+        destination=config.destination,
+        model=work.model_version,
+        audited=job.audited,
+        rows=job.rows,
+        published=manifest["counts"]["published"],
+        quarantined=manifest["counts"]["quarantined"],
+        reasons=manifest["quarantined"],
+        shards=job.shards,
+        resumed=len(committed),
+        seconds=round(time.monotonic() - began, 2),
+        images_per_second=round(done / streaming, 2) if streaming else 0.0,
+        bytes=manifest["counts"]["bytes"],
+        skipped=catalog.skipped,
+    )
+
+
+def _check_model(model: ModelVersion, config: AnonymizeConfig) -> None:
+    if not model.audited and not config.allow_unaudited:
+        raise UsageError(
+            f"model {model.name}/{model.version} has no passing audit: audit it, or say --allow-unaudited "
+            "(which is stamped into the manifest)"
+        )
+    native = load(model.folder).native
+    if config.resolution == "native" and not native:
+        raise UsageError(f"a model of kind {model.settings.kind} can't publish at native size: use --resolution 256")
+    if not native and model.settings.image_size != SMALL:
+        raise UsageError(
+            f"a model of kind {model.settings.kind} and size {model.settings.image_size} can't publish at 256"
+        )
+
+
+def _catalog(config: AnonymizeConfig, resume: bool) -> Catalog:
+    """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one."""
+    given = open_catalog(config.source, config.storage)
+    if given is not None:
+        return given
+    destination = Store(config.destination, config.storage)
+    if config.work_dir is None and not destination.is_local:
+        raise UsageError(
+            "setting work_dir is missing: name a private place for the catalog, since it names source files "
+            "(or make one with `prichexy catalog` and give it as SOURCE)"
+        )
+    place = f"{config.work_dir or destination.root + '.private'}/catalog"
+    frozen = open_catalog(place, config.storage) if resume else None
+    if frozen is not None:
+        return frozen
+    if resume:
+        raise UsageError(f"the catalog of the job in {config.destination} is gone from its private place: restore it")
+    if config.work_dir is None:
+        Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.info("catalog: listing the lake")
+    return build_catalog(
+        CatalogConfig(
+            source=config.source, out=place, labels=config.labels, exclude=config.exclude, storage=config.storage
+        )
+    )
+
+
+def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, pseudonyms: Pseudonyms) -> Job:
+    return Job(
+        rows=catalog.rows,
+        rows_per_shard=config.shard_rows,
+        resolution=config.resolution,
+        catalog=pseudonyms.fingerprint("catalog", catalog.content),
+        key_id=pseudonyms.key_id,
+        model={
+            "name": model.name,
+            "version": model.version,
+            "fingerprint": model.fingerprint,
+            "settings": model.settings.recorded(),
+        },
+        audited=model.audited,
+    )
+
+
+def _stream(work: Work, todo: list[int], weights: bytes, config: AnonymizeConfig, capacity: Capacity) -> float:
+    """Run the stages over the shards that are to do; seconds from first to last."""
+    context = ray.data.DataContext.get_current()
+    # Order is what keeps each shard's rows together: with it, every `rows_per_shard` rows that arrive are one whole
+    # shard.
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    tasks = {"num_cpus": capacity.task_cpus}
+    spans = np.array(list(_spans(work.job, todo, config.chunk)), dtype=np.int64)
+    tally = _Tally.remote()
+    # A block is a span and stays one from ingest to encode (batch_size=None), so what the network sees as one batch
+    # does not depend on timing. The model goes as a reference: actors that Ray replaces fetch it again.
+    actors = ray.data.ActorPoolStrategy(size=capacity.actors)
+    images = (
+        ray.data.range(len(spans), override_num_blocks=min(len(spans), MOST_BLOCKS))
+        .map_batches(ingest, fn_args=(spans, work), batch_size=1, batch_format="pyarrow", **tasks)
+        .map_batches(
+            Obfuscate,
+            fn_constructor_args=([ray.put(weights)], work),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=actors,
+            num_cpus=capacity.actor_cpus,
+            num_gpus=capacity.actor_gpus or None,
+        )
+        .map_batches(encode, fn_args=(work, tally), batch_size=None, batch_format="pyarrow", **tasks)
+        .map_batches(publish, fn_args=(work,), batch_size=work.job.rows_per_shard, batch_format="pyarrow", num_cpus=0.1)
+    )
+    began = time.monotonic()
+    log.info(
+        "start: %d shards, %d actors on %d GPUs and %d cores", len(todo), capacity.actors, capacity.gpus, capacity.cpus
+    )
+    done = work.job.rows - int((spans[:, 1] - spans[:, 0]).sum())
+    with Progress("anonymize", work.job.rows, done) as progress, _following(tally, progress, done):
+        try:
+            for row in images.iter_rows():
+                log.info("commit: shard %(shard)d, %(published)d published, %(quarantined)d quarantined", row)
+        except Exception as error:
+            raise _told(error) from None
+    return time.monotonic() - began
+
+
+@ray.remote(num_cpus=0)
+class _Tally:
+    """How many images came through, for the progress bar only: what counts are the commits."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def add(self, images: int) -> int:
+        self.images += images
+        return self.images
+
+
+@contextmanager
+def _following(tally: Any, progress: Progress, before: int) -> Iterator[None]:
+    """Let the progress follow the tally while the stages run."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(0.5):
+            try:
+                progress.reach(min(progress.total, before + ray.get(tally.add.remote(0), timeout=5)))
+            except ray.exceptions.RayError:
+                return  # the cluster is going down; the job itself says why
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=6)
+
+
+def _spans(job: Job, shards: list[int], chunk: int) -> Iterator[tuple[int, int]]:
+    """The rows that travel together: `chunk` of them, never across a shard's border."""
+    for shard in shards:
+        start, stop = job.span(shard)
+        yield from ((first, min(first + chunk, stop)) for first in range(start, stop, chunk))
+
+
+def _told(error: BaseException) -> PrichexyError:
+    """The stage's own error within what Ray raised around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, PrichexyError):
+            return seen.with_traceback(None)
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return PrichexyError(f"Ray stopped the job: {type(error).__name__}; run the same command again to go on")

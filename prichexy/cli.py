@@ -1,0 +1,397 @@
+"""The `prichexy` command: each command builds one configuration and calls one function.
+
+Results go to stdout (a table, or JSON with --json), progress and one line an event to stderr. Exit codes: 0 done, 1
+the work failed or the verdict is no, 2 bad usage or configuration.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from prichexy import config as settings
+from prichexy.errors import PrichexyError, UsageError
+
+# Ray, torch and MLflow take seconds to import: each command imports what it needs, so that --help and mistakes are
+# quick.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Anonymize a data lake of chest radiographs: anatomy, header and burned-in text in one pass.\n\n"
+    "Start with: `prichexy demo`",
+)
+models = typer.Typer(no_args_is_help=True, help="Models in the registry.\n\nExample: `prichexy models list`")
+app.add_typer(models, name="models")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as storage.region=eu-west-1.")
+]
+SecretFile = Annotated[Path | None, typer.Option(help="File with the project secret; or PRICHEXY_SECRET_FILE.")]
+TrackingUri = Annotated[str | None, typer.Option(help="MLflow; or MLFLOW_TRACKING_URI; else sqlite:///mlflow.db.")]
+
+
+def main() -> NoReturn:
+    """Entry point of the `prichexy` command."""
+    with exit_codes():
+        app()
+    sys.exit(0)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Logging to stderr, and errors as one sentence with the exit code of their kind."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
+    )
+    for chatty in ("botocore", "aiobotocore", "s3fs", "fsspec", "pydicom", "PIL", "urllib3", "ray", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    try:
+        yield
+    except PrichexyError as error:
+        _stop(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command goes on where it stopped", 130)
+    except (MemoryError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, LookupError) as error:
+        # Not a user's mistake but ours. The message may quote a path or a value, so only kind and place are told.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
+        _stop(f"internal error: {type(error).__name__} at {place}; please report it", 1)
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {sentence}", markup=False)
+    sys.exit(code)
+
+
+def show(facts: dict[str, Any], as_json: bool, title: str) -> None:
+    """Print a result: for programs, or for people."""
+    if as_json:
+        print(json.dumps(facts, indent=2, default=str))
+        return
+    table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        text = (
+            ", ".join(f"{key} {count}" for key, count in value.items()) or "-"
+            if isinstance(value, dict)
+            else _text(value)
+        )
+        table.add_row(name.replace("_", " "), text)
+    Console(soft_wrap=True).print(table)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+@app.command()
+def keygen(file: Annotated[Path, typer.Argument(help="New file for the secret.")]) -> None:
+    """Make a project secret: 32 random bytes in a file that only you can read.
+
+    Every pseudonym depends on it. Who holds it can link published images to patients; who loses it can't publish
+    increments.
+
+    Example: `prichexy keygen project.key`
+    """
+    from prichexy.deid import create_secret_file
+
+    create_secret_file(file)
+    Console(stderr=True, soft_wrap=True).print(f"wrote {file}; keep it private and backed up")
+
+
+@app.command()
+def catalog(
+    source: Annotated[str, typer.Argument(help="Folder or s3:// prefix of radiographs.")],
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="Folder or prefix for the catalog; private.")] = None,
+    labels: Annotated[str | None, typer.Option(help="CSV with NIH's columns.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a lake into a catalog: row_id, uri, size, etag, format, and for labelled sets patient, findings, follow-up.
+
+    Example: `prichexy catalog s3://hospital/cxr --out s3://private/catalog --labels labels.csv`
+    """
+    from prichexy.cohort.catalog import build_catalog, count_formats
+
+    loaded = settings.load(settings.CatalogConfig, config, overrides or (), source=source, out=out, labels=labels)
+    made = build_catalog(loaded)
+    facts = {
+        "catalog": made.uri,
+        "files": made.rows,
+        "bytes": made.bytes,
+        "formats_by_name": count_formats(made, loaded.storage),
+        "labelled": made.labelled,
+        "labels_without_a_file": made.labels_unused,
+        "left_out": made.skipped,
+    }
+    show(facts, as_json, "Catalog")
+
+
+@app.command()
+def anonymize(
+    source: Annotated[str | None, typer.Argument(help="Folder or s3:// prefix of radiographs, or a catalog.")] = None,
+    destination: Annotated[str | None, typer.Argument(help="Folder or s3:// prefix for the shards.")] = None,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help=f"Model to use; {settings.DEFAULT_MODEL} by default.")] = None,
+    resolution: Annotated[str | None, typer.Option(help="native (default) or 256.")] = None,
+    secret_file: SecretFile = None,
+    allow_unaudited: Annotated[
+        bool, typer.Option(help="Use a model without an audit; is stamped into the manifest.")
+    ] = False,
+    work_dir: Annotated[str | None, typer.Option(help="Private place for the catalog (DESTINATION.private).")] = None,
+    labels: Annotated[str | None, typer.Option(help="CSV with NIH's columns.")] = None,
+    tracking_uri: TrackingUri = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a lake as anonymized Parquet shards; killed and started again, it goes on where it stopped.
+
+    Example: `prichexy anonymize images/ published/ --model models:/prichexy-net@champion --secret-file project.key`
+    """
+    loaded = settings.load(
+        settings.AnonymizeConfig,
+        config,
+        overrides or (),
+        source=source,
+        destination=destination,
+        model=model,
+        resolution=resolution,
+        secret_file=secret_file,
+        allow_unaudited=allow_unaudited or None,
+        work_dir=work_dir,
+        labels=labels,
+        tracking_uri=tracking_uri,
+    )
+    run_anonymize(loaded, as_json)
+
+
+def run_anonymize(config: settings.AnonymizeConfig, as_json: bool) -> None:
+    """Run the main job and print its summary."""
+    from prichexy.anonymize import anonymize as run
+
+    summary = run(config)
+    show(asdict(summary), as_json, "Anonymized")
+    if not as_json and summary.quarantined:
+        Console(stderr=True, soft_wrap=True).print(
+            f"see why: prichexy quarantine {summary.destination}", highlight=False
+        )
+
+
+@app.command()
+def quarantine(
+    destination: Annotated[str, typer.Argument(help="Where the shards are.")],
+    overrides: Overrides = None,
+    catalog: Annotated[str | None, typer.Option(help="The job's private catalog: adds each source file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was set aside, and why; with the private catalog also which files.
+
+    Example: `prichexy quarantine published/ --catalog published.private/catalog`
+    """
+    from prichexy.cohort.catalog import open_catalog, source_of
+    from prichexy.lake.commit import quarantined_rows
+    from prichexy.lake.storage import Store
+
+    storage = settings.load(settings.StoragePlace, None, overrides or ()).storage
+    rows = quarantined_rows(Store(destination, storage))
+    if catalog is not None:
+        opened = open_catalog(catalog, storage)
+        if opened is None:
+            raise UsageError(f"there is no catalog at {catalog}")
+        names = source_of(opened, storage, [row["row_id"] for row in rows])
+        rows = [{**row, "uri": names[row["row_id"]]} for row in rows]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(title=f"Quarantined: {len(rows):,}", title_justify="left", title_style="bold")
+    for column in ("row", "stage", "reason", "message", *(["source"] if catalog else [])):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+@app.command()
+def verify(
+    destination: Annotated[str, typer.Argument(help="Where the shards are.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read everything that was published and prove it whole: counts, unique ids, checksums, nothing beside pixels.
+
+    Example: `prichexy verify published/`
+    """
+    from prichexy.lake.commit import expected_rows
+    from prichexy.lake.storage import Store
+    from prichexy.lake.verify import verify as run
+    from prichexy.progress import Progress
+
+    store = Store(destination, settings.load(settings.StoragePlace, None, overrides or ()).storage)
+    with Progress("verify", expected_rows(store)) as progress:
+        report = run(store, progress.advance)
+    show(
+        {**asdict(report), "problems": "; ".join(report.problems) or "none", "whole": report.whole}, as_json, "Verified"
+    )
+    if not report.whole:
+        raise PrichexyError(
+            f"{destination} is not whole: {len(report.problems)} problems, the first: {report.problems[0]}"
+        )
+
+
+@models.command("import")
+def models_import(
+    file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth, .pt, .pkl) or .safetensors.")],
+    name: Annotated[str, typer.Option(help="Registered name.")] = "prichexy-net",
+    mu: Annotated[
+        float | None, typer.Option(help="Largest displacement, in half image widths (flow-field; 0.01).")
+    ] = None,
+    operator: Annotated[str | None, typer.Option(help="reference (published checkpoints) or corrected.")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a published checkpoint: weights only, nothing in the file is executed.
+
+    Example: `prichexy models import generator_lowest_total_loss.pth --name prichexy-net --mu 0.01 --operator reference`
+    """
+    from prichexy.obfuscation import convert_checkpoint
+
+    stated = {"mu": mu, "operator": operator, "precision": precision}
+    given = {name: value for name, value in stated.items() if value is not None}
+    _register(
+        lambda folder: convert_checkpoint(file, folder, given),
+        name,
+        "imported checkpoint",
+        tracking_uri,
+        as_json,
+    )
+
+
+@models.command("create")
+def models_create(
+    kind: Annotated[str, typer.Argument(help="flow-field, privacy-net, dp-pix or identity.")],
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Registered name; the kind by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights of an untrained network.")] = 42,
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a model that needs no checkpoint: DP-Pix, the identity, or an untrained network for trials.
+
+    Example: `prichexy models create dp-pix cell=8 epsilon=0.1 --name dp-pix-8`
+    """
+    from prichexy.obfuscation import create_untrained
+
+    given = settings.parse_overrides(overrides or ())
+    _register(
+        lambda folder: create_untrained(kind, folder, seed, given), name or kind, "untrained", tracking_uri, as_json
+    )
+
+
+def _register(fill: Callable[[Path], object], name: str, origin: str, tracking_uri: str | None, as_json: bool) -> None:
+    import tempfile
+
+    from prichexy.registry import Registry
+
+    with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
+        fill(Path(folder))
+        made = Registry(tracking_uri).register(Path(folder), name, origin)
+    facts = {"model": f"models:/{made.name}/{made.version}", **made.settings.recorded()}
+    show({**facts, "fingerprint": made.fingerprint}, as_json, "Registered")
+
+
+@models.command("list")
+def models_list(tracking_uri: TrackingUri = None, as_json: AsJson = False) -> None:
+    """List every version of every model, with its obfuscation settings.
+
+    Example: `prichexy models list --tracking-uri sqlite:///mlflow.db`
+    """
+    from prichexy.registry import Registry
+
+    found = [
+        {
+            "model": f"models:/{model.name}/{model.version}",
+            "aliases": ", ".join(model.aliases),
+            **model.settings.recorded(),
+            "audited": model.audited,
+            "created": model.created,
+        }
+        for model in Registry(tracking_uri).list()
+    ]
+    if as_json:
+        print(json.dumps(found, indent=2, default=str))
+        return
+    table = Table(title=f"Models: {len(found)}", title_justify="left", title_style="bold")
+    for column in ("model", "aliases", "kind", "settings", "audited", "created"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("model", "kind"))
+    for facts in found:
+        rest = {
+            key: value for key, value in facts.items() if key not in ("model", "aliases", "kind", "audited", "created")
+        }
+        created = facts["created"].strftime("%Y-%m-%d %H:%M") if facts["created"] else ""
+        described = " ".join(f"{key}={value}" for key, value in rest.items())
+        table.add_row(
+            facts["model"], facts["aliases"], facts["kind"], described, "yes" if facts["audited"] else "no", created
+        )
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="New folder for the images and labels.csv.")],
+    patients: Annotated[int, typer.Option(min=1, help="How many patients.")] = 20,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same cohort.")] = 42,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="Side of the images, in pixels.")] = 512,
+    form: Annotated[str, typer.Option("--format", help="png, dicom or mixed.")] = "mixed",
+    as_json: AsJson = False,
+) -> None:
+    """Draw a phantom cohort: chest radiographs of patients who never lived, to try everything on.
+
+    Example: `prichexy phantom lake/ --patients 20 --seed 7`
+    """
+    from prichexy.cohort.phantom import PhantomCohort, write_dicom, write_mixed, write_png
+    from prichexy.progress import Progress
+
+    writers: dict[str, Callable[..., Path]] = {"png": write_png, "dicom": write_dicom, "mixed": write_mixed}
+    if form not in writers:
+        raise UsageError(f"--format {form} is unknown: use {', '.join(writers)}")
+    cohort = PhantomCohort(patients, seed, size=size)
+    with Progress("draw", len(cohort.studies)) as progress:
+        labels = writers[form](cohort, folder, progress=lambda done, total: progress.reach(done))
+    facts = {"folder": str(folder), "patients": patients, "images": len(cohort.studies), "labels": str(labels)}
+    show(facts, as_json, "Phantom cohort")
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder for everything that the demo makes.")] = Path("demo"),
+    patients: Annotated[int, typer.Option(min=2, help="How many phantom patients.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of cohort and model.")] = 42,
+    as_json: AsJson = False,
+) -> None:
+    """Run all of it on the phantom cohort: local Ray, local files, sqlite, in minutes on two cores.
+
+    Example: `prichexy demo demo/`
+    """
+    from prichexy.demo import run
+
+    show(run(folder, patients, seed), as_json, "Demo")

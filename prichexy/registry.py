@@ -1,0 +1,229 @@
+"""Models, versioned: the only module that imports MLflow.
+
+A model version is a folder as `prichexy.obfuscation` saves it (settings and safetensors), logged as the artifact of
+an MLflow run and registered under a name. Its obfuscation settings are tags too, so that a person finds them in
+MLflow's pages.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+# A registry that can't be reached should say so in seconds, and a privacy tool calls nobody.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+
+from prichexy.errors import PrichexyError, UsageError
+from prichexy.obfuscation import ObfuscationSettings, fingerprint_of, parse_settings, read
+
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+EXPERIMENT = "prichexy"
+ARTIFACT = "model"
+SETTING_TAG, FINGERPRINT_TAG = "prichexy.setting.", "prichexy.fingerprint"
+
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A model that can be fetched.
+
+    Attributes:
+        name: registered name; ``local`` for a folder that is in no registry.
+        version: registered version; the fingerprint's first 12 digits for a folder.
+        settings: kind, mu, operator, image size, precision and so on.
+        fingerprint: SHA-256 over settings and weights.
+        audited: whether a passing audit of exactly this version is on record.
+        aliases: such as ``champion``.
+        created: when, UTC.
+        folder: where it was fetched to; empty path until then.
+    """
+
+    name: str
+    version: str
+    settings: ObfuscationSettings
+    fingerprint: str
+    audited: bool = False
+    aliases: tuple[str, ...] = ()
+    created: datetime | None = None
+    folder: Path = field(default=Path(), compare=False)
+
+
+class Registry:
+    """An MLflow tracking server with its model registry (or a local sqlite file)."""
+
+    def __init__(self, tracking_uri: str | None = None) -> None:
+        """`tracking_uri`: as given, else MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db`` in the working folder."""
+        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+
+    def register(self, folder: Path, name: str, origin: str) -> ModelVersion:
+        """Log a model folder and make it the next version of `name`.
+
+        Args:
+            folder: as `prichexy.obfuscation.save` wrote it.
+            name: registered model name.
+            origin: one phrase on where the weights come from.
+
+        Raises:
+            PrichexyError: the registry can't be reached or refused; no version was made.
+        """
+        settings, digest = _described(folder)
+        tags = {FINGERPRINT_TAG: digest, "prichexy.origin": origin}
+        tags |= {f"{SETTING_TAG}{key}": str(value) for key, value in settings.recorded().items()}
+        with self._asked() as client:
+            run = client.create_run(_experiment(client, self.uri), run_name=f"import {name}", tags=tags)
+            client.log_artifacts(run.info.run_id, str(folder), ARTIFACT)
+            client.set_terminated(run.info.run_id)
+            try:
+                client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            made = client.create_model_version(
+                name, source=f"{run.info.artifact_uri}/{ARTIFACT}", run_id=run.info.run_id, tags=tags
+            )
+        return ModelVersion(name, str(made.version), settings, digest, created=_time(made.creation_timestamp))
+
+    def fetch(self, uri: str, into: Path) -> ModelVersion:
+        """The model that a URI names, its files fetched.
+
+        Args:
+            uri: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, or a model folder.
+            into: an empty folder for the files.
+
+        Raises:
+            UsageError: no such model, version or alias, or a URI of another form.
+            PrichexyError: the registry can't be reached, or the files are not those that were registered.
+        """
+        if not uri.startswith("models:"):
+            return _from_folder(Path(uri))
+        match = _MODEL_URI.fullmatch(uri)
+        if not match:
+            raise UsageError(
+                f"setting model: '{uri}' is not models:/NAME/VERSION, models:/NAME@ALIAS or a model folder"
+            )
+        with self._asked() as client:
+            try:
+                if match["alias"]:
+                    found = client.get_model_version_by_alias(match["name"], match["alias"])
+                else:
+                    found = client.get_model_version(match["name"], match["version"])
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise UsageError(
+                        f"setting model: there is no {uri} in the registry {_without_password(self.uri)} "
+                        "(see `prichexy models list`)"
+                    ) from None
+                raise
+            source = client.get_model_version_download_uri(found.name, found.version)
+            folder = Path(download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=self.uri))
+        registered = found.tags.get(FINGERPRINT_TAG)
+        settings, digest = _described(folder)
+        if registered != digest:
+            raise PrichexyError(f"the files of {uri} are not those that were registered: their fingerprint differs")
+        return ModelVersion(
+            found.name,
+            str(found.version),
+            settings,
+            digest,
+            aliases=tuple(found.aliases),
+            created=_time(found.creation_timestamp),
+            folder=folder,
+        )
+
+    def list(self) -> Iterator[ModelVersion]:
+        """Every version of every model, newest version first within a name.
+
+        Raises:
+            PrichexyError: the registry can't be reached.
+        """
+        with self._asked() as client:
+            for model in sorted(_pages(client.search_registered_models), key=lambda model: str(model.name)):
+                # Aliases are complete on the registered model only.
+                aliases: dict[str, list[str]] = {}
+                for alias, version in client.get_registered_model(model.name).aliases.items():
+                    aliases.setdefault(str(version), []).append(alias)
+                versions = _pages(client.search_model_versions, filter_string=f"name='{model.name}'")
+                for found in sorted(versions, key=lambda version: -int(version.version)):
+                    settings = {
+                        key.removeprefix(SETTING_TAG): value
+                        for key, value in found.tags.items()
+                        if key.startswith(SETTING_TAG)
+                    }
+                    if FINGERPRINT_TAG in found.tags:  # others in this registry are not ours
+                        yield ModelVersion(
+                            found.name,
+                            str(found.version),
+                            parse_settings(settings),
+                            found.tags[FINGERPRINT_TAG],
+                            aliases=tuple(sorted(aliases.get(str(found.version), []))),
+                            created=_time(found.creation_timestamp),
+                        )
+
+    @contextmanager
+    def _asked(self) -> Iterator[MlflowClient]:
+        try:
+            yield MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        except PrichexyError:
+            raise
+        except Exception as error:
+            code = getattr(error, "error_code", None) or type(error).__name__
+            raise PrichexyError(
+                f"the model registry {_without_password(self.uri)} can't be used ({code}): "
+                "check tracking_uri and the server"
+            ) from None
+
+
+def _from_folder(folder: Path) -> ModelVersion:
+    if not folder.is_dir():
+        raise UsageError(f"setting model: {folder} is neither a model folder nor a models:/ URI")
+    settings, digest = _described(folder)
+    return ModelVersion("local", digest[:12], settings, digest, folder=folder)
+
+
+def _described(folder: Path) -> tuple[ObfuscationSettings, str]:
+    settings, state = read(folder)
+    return settings, fingerprint_of(settings, state)
+
+
+def _experiment(client: MlflowClient, uri: str) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    # MLflow puts artifacts of a sqlite registry into the folder of the moment; ours stay beside the database.
+    location = None
+    if uri.startswith("sqlite:///"):
+        location = str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def _pages(search: Any, **kwargs: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token, **kwargs)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", uri)

@@ -1,0 +1,264 @@
+"""The main job on a small phantom lake and a local Ray."""
+
+import csv
+import io
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from prichexy.anonymize import Summary, anonymize
+from prichexy.anonymize import job as job_module
+from prichexy.anonymize.stages import INGESTED, ingest
+from prichexy.cohort.phantom import PhantomCohort, write_mixed
+from prichexy.config import AnonymizeConfig
+from prichexy.deid import Pseudonyms
+from prichexy.errors import PrichexyError, StorageFault, UsageError
+from prichexy.imaging import decode, resize
+from prichexy.lake.storage import Store
+from prichexy.lake.verify import verify
+from prichexy.obfuscation import create_untrained
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("phantoms") / "lake"
+    write_mixed(PhantomCohort(12, 7, size=160), folder, planted=folder.parent / "planted.csv")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "JANE_ROE_1.png").write_bytes(b"")
+    (folder / "broken" / "JANE_ROE_2.dcm").write_bytes(next(folder.glob("*.dcm")).read_bytes()[:3000])
+    (folder / "broken" / "JANE_ROE_3.png").write_text("Patient JANE ROE")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    create_untrained("identity", folder / "identity", 0, {})
+    create_untrained("flow-field", folder / "flow", 0, {"features": 4, "mu": 0.05})
+    create_untrained("dp-pix", folder / "dp-pix", 0, {"cell": 8})
+    return folder
+
+
+def configured(lake: Path, out: Path, model: Path, secret_file: Path, **more: Any) -> AnonymizeConfig:
+    return AnonymizeConfig(
+        source=str(lake),
+        destination=str(out),
+        model=str(model),
+        secret_file=secret_file,
+        allow_unaudited=True,
+        exclude=("*.csv",),
+        chunk=4,
+        **{"rows_per_shard": 10, **more},
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    config: AnonymizeConfig
+    summary: Summary
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.destination)
+
+
+@pytest.fixture(scope="module")
+def identity_run(
+    lake: Path, models: Path, tmp_path_factory: pytest.TempPathFactory, secret_file: Path, local_ray: None
+) -> Run:
+    out = tmp_path_factory.mktemp("identity") / "out"
+    config = configured(lake, out, models / "identity", secret_file, labels=str(lake / "labels.csv"))
+    return Run(config, anonymize(config))
+
+
+@pytest.fixture(scope="module")
+def flow_run(
+    lake: Path, models: Path, tmp_path_factory: pytest.TempPathFactory, secret_file: Path, local_ray: None
+) -> Run:
+    config = configured(lake, tmp_path_factory.mktemp("flow") / "out", models / "flow", secret_file, resolution="256")
+    return Run(config, anonymize(config))
+
+
+def published(out: Path) -> dict[str, dict[str, Any]]:
+    return {row["image_id"]: row for file in out.glob("data/*") for row in pq.read_table(file).to_pylist()}
+
+
+def test_identity_publishes_exactly_what_was_decoded(lake: Path, identity_run: Run, secret_file: Path) -> None:
+    summary, out = identity_run.summary, identity_run.out
+    sources = [path for path in lake.iterdir() if path.suffix in (".png", ".dcm")]
+    assert (summary.rows, summary.published, summary.quarantined) == (len(sources) + 3, len(sources), 3)
+    assert sum(summary.reasons.values()) == 3
+    assert summary.images_per_second > 0
+    assert verify(Store(str(out))).problems == []
+    rows, ours = published(out), Pseudonyms.from_file(secret_file)
+    with (lake / "labels.csv").open() as file:
+        by_name = {line["Image Index"]: line for line in csv.DictReader(file)}
+    for path in sources:
+        row, expected, label = rows[ours.image_id(path.name)], decode(path.read_bytes()), by_name[path.name]
+        pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        if expected.bit_depth > 8:
+            pixels = pixels >> (16 - expected.bit_depth)
+        assert np.array_equal(pixels, expected.pixels)
+        assert (row["height"], row["width"], row["bit_depth"]) == (*expected.pixels.shape, expected.bit_depth)
+        assert row["patient_id"] == ours.patient_id("", label["Patient ID"])
+        assert set(row["findings"]) == set(label["Finding Labels"].split("|")) - {"No Finding"}
+        assert (row["view"], row["model_version"]) == (expected.view, summary.model)
+
+
+def test_flow_field_moves_pixels_at_both_resolutions(
+    lake: Path, models: Path, flow_run: Run, tmp_path: Path, secret_file: Path
+) -> None:
+    native = configured(lake, tmp_path / "native", models / "flow", secret_file)
+    assert anonymize(native).quarantined == flow_run.summary.quarantined == 3
+    image_id = Pseudonyms.from_file(secret_file).image_id("00000001_000.png")
+    original = decode((lake / "00000001_000.png").read_bytes()).pixels
+    for out, expected in ((tmp_path / "native", original), (flow_run.out, resize(original, 256, 256))):
+        pixels = np.asarray(Image.open(io.BytesIO(published(out)[image_id]["image"]["bytes"])))
+        assert pixels.shape == expected.shape
+        assert 0.1 < np.abs(pixels.astype(int) - expected).mean() < 20
+        assert verify(Store(str(out))).whole
+
+
+def test_no_identifier_reaches_the_published_tree(lake: Path, identity_run: Run, secret_file: Path) -> None:
+    with (lake.parent / "planted.csv").open() as file:
+        planted = {line["value"] for line in csv.DictReader(file) if len(line["value"]) > 5}
+    planted |= {"JANE_ROE", "JANE ROE", str(lake), secret_file.read_bytes().hex()}
+    assert len(planted) > 50
+    for file in identity_run.out.rglob("*"):
+        if file.is_file():
+            text = file.read_bytes()
+            assert [value for value in planted if value.encode() in text] == [], file.name
+    assert "JANE" not in repr(identity_run.summary)
+
+
+def test_a_repeated_job_recomputes_nothing_and_gives_the_same_summary(identity_run: Run) -> None:
+    inodes = {path: path.stat().st_ino for path in identity_run.out.rglob("*")}
+    first, second = identity_run.summary, anonymize(identity_run.config)
+    now = {path: path.stat().st_ino for path in identity_run.out.rglob("*")}
+    assert now == inodes
+    assert second.resumed == first.shards
+    same = ("rows", "published", "quarantined", "reasons", "bytes", "shards", "model")
+    assert [getattr(second, name) for name in same] == [getattr(first, name) for name in same]
+
+
+def test_missing_commits_are_made_again_byte_for_byte(flow_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(flow_run.out, tmp_path / "out")
+    shutil.copytree(f"{flow_run.out}.private", tmp_path / "out.private")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet")}
+    shards = flow_run.summary.shards
+    for lost in ("_SUCCESS", "_MANIFEST.json", "_commits/000001.json", "_commits/000003.json"):
+        (tmp_path / "out" / lost).unlink()
+    (tmp_path / "out" / "data" / f"part-000001-of-{shards:06d}.parquet").unlink()
+    again = anonymize(flow_run.config.model_copy(update={"destination": str(tmp_path / "out")}))
+    assert again.resumed == shards - 2
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet")} == before
+    assert verify(Store(str(tmp_path / "out"))).whole
+
+
+def test_same_key_links_two_publications_and_another_key_none(
+    lake: Path, models: Path, identity_run: Run, flow_run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "other.key").write_bytes(b"o" * 32)
+    other = configured(lake, tmp_path / "out", models / "flow", tmp_path / "other.key", resolution="256")
+    anonymize(other)
+    runs = [published(out) for out in (identity_run.out, flow_run.out, tmp_path / "out")]
+    assert set(runs[0]) == set(runs[1])
+    assert not set(runs[1]) & set(runs[2])
+    # Without labels, DICOM patients come from the header: the same in two runs of one key, and none in common with another.
+    patients = [{row["patient_id"] for row in run.values()} - {None} for run in runs]
+    assert patients[1]
+    assert not patients[1] & patients[2]
+
+
+def test_dp_pix_noise_is_the_same_again_and_needs_256(
+    lake: Path, models: Path, tmp_path: Path, secret_file: Path
+) -> None:
+    with pytest.raises(UsageError, match="can't publish at native size: use --resolution 256"):
+        anonymize(configured(lake, tmp_path / "out", models / "dp-pix", secret_file))
+    assert not (tmp_path / "out").exists()
+    for name, chunk in (("a", 4), ("b", 7)):
+        config = configured(lake, tmp_path / name, models / "dp-pix", secret_file, resolution="256")
+        anonymize(config.model_copy(update={"chunk": chunk}))
+    a, b = published(tmp_path / "a"), published(tmp_path / "b")
+    assert {key: row["image"] for key, row in a.items()} == {key: row["image"] for key, row in b.items()}
+
+
+def test_a_model_without_an_audit_needs_the_flag_and_is_stamped(identity_run: Run, tmp_path: Path) -> None:
+    refused = {"allow_unaudited": False, "destination": str(tmp_path / "out")}
+    with pytest.raises(UsageError, match="has no passing audit: audit it, or say --allow-unaudited"):
+        anonymize(identity_run.config.model_copy(update=refused))
+    assert not (tmp_path / "out").exists()
+    assert json.loads((identity_run.out / "_MANIFEST.json").read_text())["job"]["audited"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"secret_file": None}, "no project secret"),
+        ({"model": "models:/absent/1"}, "there is no models:/absent/1"),
+        ({"model": "models:/absent@champion"}, "there is no models:/absent@champion"),
+        ({"model": "models:/a/b/c"}, "is not models:/NAME/VERSION"),
+        ({"model": "/nowhere"}, "neither a model folder nor a models:/ URI"),
+        ({"source": "EMPTY"}, "no files found at"),
+        ({"source": "ABSENT"}, "nothing found at"),
+        ({"destination": "/proc/none/out"}, "can't write to /proc/none/out"),
+        ({"destination": "s3://bucket/out", "storage": {"endpoint_url": "http://127.0.0.1:9"}}, "no credentials found"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence_before_anything_starts(
+    lake: Path, models: Path, tmp_path: Path, secret_file: Path, change: dict[str, Any], sentence: str
+) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    config = configured(lake, tmp_path / "out", models / "identity", secret_file)
+    if change.get("source"):
+        change = {"source": str(tmp_path / change["source"])}
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    changed = AnonymizeConfig.model_validate({**config.model_dump(), "tracking_uri": tracking, **change})
+    with pytest.raises(PrichexyError) as caught:
+        anonymize(changed)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path).glob("out/data/*"))
+
+
+def test_a_destination_of_another_job_is_refused(identity_run: Run, models: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"another job's shards \(differing: model\)"):
+        anonymize(identity_run.config.model_copy(update={"model": str(models / "flow")}))
+    (tmp_path / "other.key").write_bytes(b"o" * 32)
+    with pytest.raises(UsageError, match="key_id"):
+        anonymize(identity_run.config.model_copy(update={"secret_file": tmp_path / "other.key"}))
+
+
+def test_a_source_that_vanishes_or_changes_is_quarantined_and_a_vanished_lake_fails_the_job(
+    lake: Path, models: Path, tmp_path: Path, secret_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(lake, tmp_path / "lake")
+    config = configured(tmp_path / "lake", tmp_path / "out", models / "identity", secret_file, rows_per_shard=100)
+    works = []
+    monkeypatch.setattr(job_module, "_stream", lambda work, *_: works.append(work) or 0.0)
+    with pytest.raises(StorageFault):
+        anonymize(config)
+    work = works[0]
+    images = sorted((tmp_path / "lake").glob("*_*.png"))
+    images[0].unlink()
+    images[1].write_bytes(images[1].read_bytes() + b"\0")
+    spans = np.array([[0, work.catalog.rows]])
+    table = ingest(pa.table({"id": [0]}), spans, work)
+    assert table.schema.equals(INGESTED)
+    reasons = {row["reason"] for row in table.to_pylist() if row["stage"] == "fetch"}
+    assert reasons == {"SourceGone", "SourceChanged"}
+    table = ingest(pa.table({"id": [0]}), spans, replace(work, max_bytes=2000))
+    assert {row["reason"] for row in table.to_pylist() if row["stage"] == "fetch"} >= {"TooLarge"}
+    shutil.rmtree(tmp_path / "lake")
+    with pytest.raises(StorageFault, match="nothing found at"):
+        ingest(pa.table({"id": [0]}), spans, work)
