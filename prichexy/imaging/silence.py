@@ -56,12 +56,3 @@ def quiet() -> Iterator[None]:
             if _quiet_threads == 0 and _saved_filters is not None:
                 _saved_filters.__exit__(None, None, None)
                 _saved_filters = None
-
-
-def silence_gdcm() -> None:
-    """Switch GDCM's traces off: they go to the process's stderr, past Python."""
-    import gdcm
-
-    gdcm.Trace.DebugOff()
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
