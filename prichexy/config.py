@@ -75,7 +75,7 @@ class AnonymizeConfig(Settings):
     destination: str = Field(description="folder or s3:// prefix for the published shards")
     model: str = Field(DEFAULT_MODEL, description="models:/NAME/VERSION, models:/NAME@ALIAS, or a model folder")
     secret_file: Path | None = Field(None, description=f"file with the project secret; {SECRET_VARIABLE} when unset")
-    resolution: Literal["native", "256"] = Field("native", description="publish at native size, or at the network's")
+    resolution: Literal["native", "256"] = Field("native", description="publish at native size, or at 256 x 256")
     allow_unaudited: bool = Field(False, description="publish with a model that has no passing audit; is stamped")
     work_dir: str | None = Field(
         None, description="private place for the job's catalog; DESTINATION.private for a local destination"

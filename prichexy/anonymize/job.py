@@ -19,7 +19,7 @@ from prichexy.anonymize.stages import SMALL, Obfuscate, Work, encode, ingest, pu
 from prichexy.cohort.catalog import Catalog, build_catalog, open_catalog
 from prichexy.config import AnonymizeConfig, CatalogConfig, secret_file
 from prichexy.deid import Pseudonyms
-from prichexy.errors import PrichexyError, UsageError
+from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.imaging import DecodeLimits
 from prichexy.lake.commit import Job, claim, committed_shards, finish, read_job, read_manifest
 from prichexy.lake.storage import Store
@@ -194,6 +194,7 @@ def _stream(work: Work, todo: list[int], weights: bytes, config: AnonymizeConfig
     # shard.
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # so that a stage's own sentence reaches the user
     tasks = {"num_cpus": capacity.task_cpus}
     spans = np.array(list(_spans(work.job, todo, config.chunk)), dtype=np.int64)
     tally = _Tally.remote()
@@ -271,9 +272,8 @@ def _spans(job: Job, shards: list[int], chunk: int) -> Iterator[tuple[int, int]]
 
 def _told(error: BaseException) -> PrichexyError:
     """The stage's own error within what Ray raised around it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, PrichexyError):
-            return seen.with_traceback(None)
-        seen = getattr(seen, "cause", None) or seen.__cause__
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, PrichexyError):
+        kind = StorageFault if isinstance(cause, StorageFault) else PrichexyError
+        return kind(str(cause.args[0]).partition("\n")[0])  # Ray adds lines of its own
     return PrichexyError(f"Ray stopped the job: {type(error).__name__}; run the same command again to go on")

@@ -121,7 +121,9 @@ class Store:
         found = self._retried("list", lambda: self._find(prefix))
         cut = len(self.root.rstrip("/")) + 1
         for path, info in found.items():
-            if not path.rpartition("/")[2].startswith(TEMPORARY_PREFIX):
+            name = path.rpartition("/")[2]
+            # Some stores list folders as objects of their own: 'prefix' itself, or names that end in a slash.
+            if info.get("type") == "file" and name and path[cut:] and not name.startswith(TEMPORARY_PREFIX):
                 yield StoredObject(path[cut:], int(info["size"]), str(info.get("ETag", "")).strip('"'))
 
     def check_readable(self) -> None:

@@ -174,7 +174,7 @@ def test_same_key_links_two_publications_and_another_key_none(
     runs = [published(out) for out in (identity_run.out, flow_run.out, tmp_path / "out")]
     assert set(runs[0]) == set(runs[1])
     assert not set(runs[1]) & set(runs[2])
-    # Without labels, DICOM patients come from the header: the same in two runs of one key, and none in common with another.
+    # Without labels, DICOM patients come from the header; another key has none in common.
     patients = [{row["patient_id"] for row in run.values()} - {None} for run in runs]
     assert patients[1]
     assert not patients[1] & patients[2]

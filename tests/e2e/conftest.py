@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from prichexy.obfuscation import create_untrained
+from tests.conftest import SHARED
+from tests.e2e.lakes import mixed_lake
+
 ACCESS_KEY, SECRET_KEY = "testkey", "testsecret"
 
 
@@ -99,3 +103,28 @@ def _wait_until_it_takes_objects(server: S3Server, process: "subprocess.Popen[by
                 break
             time.sleep(0.5)
     raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mixed lake of 400 files, of real radiographs where they are at hand."""
+    real = Path(os.environ.get("PRICHEXY_REAL_DATA", SHARED / "data"))
+    folder = tmp_path_factory.mktemp("mixed") / "lake"
+    mixed_lake(folder, real if (real / "chestxray14" / "images_1024").is_dir() else None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small flow-field model: real deformations at a tenth of the arithmetic."""
+    folder = tmp_path_factory.mktemp("model") / "flow"
+    create_untrained("flow-field", folder, 0, {"features": 4, "mu": 0.05})
+    return folder
+
+
+def prichexy(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 300
+) -> "subprocess.CompletedProcess[str]":
+    """Run the command as a user would."""
+    command = [str(Path(sys.executable).parent / "prichexy"), *arguments]
+    return subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=timeout)

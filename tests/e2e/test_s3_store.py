@@ -34,7 +34,7 @@ def test_objects_are_written_listed_and_removed(bucket: str) -> None:
     assert listed["x/1"].etag == "795f3202b17cb6bc3d4b771d8c6c9eaf"
     store.delete("x/1")
     assert [item.path for item in store.list()] == ["2"]
-    with pytest.raises(FileNotFoundError, match="^no such object$"):
+    with pytest.raises(FileNotFoundError, match=r"^no such object$"):
         store.read("x/1")
 
 
@@ -62,5 +62,5 @@ def test_a_dead_endpoint_is_told(bucket: str) -> None:
 
 
 def test_a_missing_bucket_is_told(bucket: str) -> None:
-    with pytest.raises(StorageFault, match="nothing found at|no such bucket"):
+    with pytest.raises(StorageFault, match=r"nothing found at|no such bucket"):
         Store("s3://no-such-bucket/a").check_readable()

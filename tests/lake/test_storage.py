@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ def test_writes_replace_whole_objects_and_leave_no_temporary(tmp_path: Path) -> 
     store.write("x", b"old")
     store.write("x", b"new")
     assert store.read("x") == b"new"
-    assert os.listdir(tmp_path) == ["x"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
     store.delete("x")
     store.delete("x")
     assert not store.exists("x")
@@ -67,7 +66,7 @@ def test_a_refusal_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_a_missing_object_is_no_fault_of_the_store_but_a_missing_root_is(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="^no such object$"):
+    with pytest.raises(FileNotFoundError, match=r"^no such object$"):
         Store(str(tmp_path)).read("absent")
     with pytest.raises(StorageFault, match="nothing found at"):
         Store(str(tmp_path / "absent")).check_readable()
