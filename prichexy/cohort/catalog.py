@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from prichexy.cohort.findings import FINDINGS, NO_FINDING
 from prichexy.config import CatalogConfig, StorageConfig
 from prichexy.errors import UsageError
+from prichexy.findings import FINDINGS, NO_FINDING
 from prichexy.lake.storage import Store, StoredObject
 
 CATALOG_FILE = "_catalog.json"

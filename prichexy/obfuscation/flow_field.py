@@ -45,7 +45,7 @@ class FlowField:
     def at_native(self, thumbnails_N1HW: Tensor, natives: Iterable[Tensor], seeds_N: Tensor) -> Iterator[Tensor]:
         """Native images deformed by the fields of their thumbnails; seeds are ignored."""
         check_batch(thumbnails_N1HW, seeds_N, self.settings.image_size)
-        displacements = self.displacement(thumbnails_N1HW).split(1)
+        displacements = torch.split(self.displacement(thumbnails_N1HW), 1)
         paired = zip(checked_natives(natives, len(thumbnails_N1HW)), displacements, strict=False)
         return (self._deform(native[None], displacement_12HW)[0] for native, displacement_12HW in paired)
 

@@ -14,7 +14,6 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 
 from prichexy.cohort.phantom import (
     DEFAULT_TRANSFER_SYNTAXES,
-    FINDINGS,
     LABEL_COLUMNS,
     PhantomCohort,
     render,
@@ -24,6 +23,7 @@ from prichexy.cohort.phantom import (
     write_png,
 )
 from prichexy.errors import UsageError
+from prichexy.findings import FINDINGS
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from prichexy.cohort.phantom import FINDINGS, PhantomCohort, PhantomStudy, collimated, render
+from prichexy.cohort.phantom import PhantomCohort, PhantomStudy, collimated, render
 from prichexy.errors import UsageError
+from prichexy.findings import FINDINGS
 
 
 def _float(study: PhantomStudy) -> np.ndarray:

@@ -6,12 +6,10 @@ The embedded default of demo and tests: nothing is downloaded, nobody is depicte
 from prichexy.cohort.phantom.cohort import BIT_DEPTHS, PhantomCohort, PhantomStudy, collimated, pixel_spacing, render
 from prichexy.cohort.phantom.dicom import DEFAULT_TRANSFER_SYNTAXES, Variant, dicom_file, save, variant
 from prichexy.cohort.phantom.files import LABEL_COLUMNS, file_name, write_dicom, write_mixed, write_png
-from prichexy.cohort.phantom.findings import FINDINGS
 
 __all__ = [
     "BIT_DEPTHS",
     "DEFAULT_TRANSFER_SYNTAXES",
-    "FINDINGS",
     "LABEL_COLUMNS",
     "PhantomCohort",
     "PhantomStudy",

@@ -11,12 +11,7 @@ from prichexy.cohort.phantom.anatomy import Stream, generator
 from prichexy.cohort.phantom.chest import Changes, Chest
 from prichexy.cohort.phantom.projection import Field, Points, band, spline
 from prichexy.cohort.phantom.vessels import cloud
-
-FINDINGS = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
-    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
-)  # fmt: skip
-"""The order every published checkpoint of the field uses."""
+from prichexy.findings import FINDINGS
 
 # Share of ChestX-ray14's 112,120 images with each finding (the published label file, rounded); those under 2 %
 # are raised to 2 % so that a cohort of a few hundred images holds some of each.
