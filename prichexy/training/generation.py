@@ -1,0 +1,36 @@
+"""A generator's output turned into the obfuscated image, with gradients.
+
+Shape suffixes: N batch, 1 the grey channel, 2 the axes (x, y), H height, W width.
+"""
+
+from torch import Tensor, nn
+
+from prichexy.networks.deformation import sampling_grid, warp
+from prichexy.obfuscation.settings import ObfuscationSettings
+from prichexy.training.compute import Compute
+
+
+def obfuscated(generator: nn.Module, images_N1HW: Tensor, settings: ObfuscationSettings, compute: Compute) -> Tensor:
+    """Images deformed by their predicted fields (flow-field), or drawn anew (privacy-net).
+
+    Args:
+        generator: of the settings' kind.
+        images_N1HW: float32 in [0, 1], shape (N, 1, H, W), on the generator's device.
+        settings: of kind ``flow-field`` or ``privacy-net``; mu and operator are theirs, precision is `compute`'s.
+        compute: precision of the generator; images are deformed in float32 in any case.
+
+    Returns:
+        float32 in [0, 1], shape (N, 1, H, W).
+
+    Raises:
+        ValueError: if obfuscators of this kind have no network.
+    """
+    with compute.autocast(images_N1HW.device):
+        output = generator(images_N1HW)
+    if settings.kind == "privacy-net":
+        drawn_N1HW: Tensor = output.float()
+        return drawn_N1HW
+    if settings.mu is None or settings.operator is None:
+        raise ValueError(f"an obfuscator of kind '{settings.kind}' has no network to train")
+    flow_N2HW = output.float().contiguous()  # deformation sums along rows: channels-last would be strided
+    return warp(images_N1HW, sampling_grid(flow_N2HW, settings.mu, settings.operator))
