@@ -53,11 +53,13 @@ def main() -> NoReturn:
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Logging to stderr, and errors as one sentence with the exit code of their kind."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
-    for chatty in ("botocore", "aiobotocore", "s3fs", "fsspec", "pydicom", "PIL", "urllib3", "ray", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)
+    # Only our own events are shown: other libraries' may quote header values and paths.
+    events = logging.StreamHandler(sys.stderr)
+    events.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.getLogger("prichexy").handlers = [events]
+    logging.getLogger("prichexy").setLevel(logging.INFO)
+    logging.getLogger("prichexy").propagate = False
+    logging.getLogger().handlers = [logging.NullHandler()]
     try:
         yield
     except PrichexyError as error:

@@ -197,10 +197,10 @@ def _stream(work: Work, todo: list[int], weights: bytes, config: AnonymizeConfig
     context.raise_original_map_exception = True  # so that a stage's own sentence reaches the user
     tasks = {"num_cpus": capacity.task_cpus}
     spans = np.array(list(_spans(work.job, todo, config.chunk)), dtype=np.int64)
-    tally = _Tally.remote()
+    tally = _Tally.remote()  # type: ignore[attr-defined]
     # A block is a span and stays one from ingest to encode (batch_size=None), so what the network sees as one batch
     # does not depend on timing. The model goes as a reference: actors that Ray replaces fetch it again.
-    actors = ray.data.ActorPoolStrategy(size=capacity.actors)
+    actors = ray.data.ActorPoolStrategy(size=min(capacity.actors, len(spans)))
     images = (
         ray.data.range(len(spans), override_num_blocks=min(len(spans), MOST_BLOCKS))
         .map_batches(ingest, fn_args=(spans, work), batch_size=1, batch_format="pyarrow", **tasks)
