@@ -14,8 +14,8 @@ import numpy as np
 import ray
 import ray.data
 
-from prichexy.anonymize.cluster import Capacity, connected
 from prichexy.anonymize.stages import SMALL, Obfuscate, Work, encode, ingest, publish
+from prichexy.cluster import Capacity, connected
 from prichexy.cohort.catalog import Catalog, build_catalog, open_catalog
 from prichexy.config import AnonymizeConfig, CatalogConfig, secret_file
 from prichexy.deid import Pseudonyms
@@ -88,7 +88,7 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         weights = to_bytes(model.folder)
     destination.check_writable()
     started = read_job(destination)
-    catalog = _catalog(config, resume=started is not None)
+    catalog = _catalog(config, pseudonyms, resume=started is not None)
     job = _job(config, catalog, model, pseudonyms)
     claim(destination, job)
     committed = committed_shards(destination)
@@ -143,7 +143,7 @@ def _check_model(model: ModelVersion, config: AnonymizeConfig) -> None:
         )
 
 
-def _catalog(config: AnonymizeConfig, resume: bool) -> Catalog:
+def _catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, resume: bool) -> Catalog:
     """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one."""
     given = open_catalog(config.source, config.storage)
     if given is not None:
@@ -154,7 +154,9 @@ def _catalog(config: AnonymizeConfig, resume: bool) -> Catalog:
             "setting work_dir is missing: name a private place for the catalog, since it names source files "
             "(or make one with `prichexy catalog` and give it as SOURCE)"
         )
-    place = f"{config.work_dir or destination.root + '.private'}/catalog"
+    place = f"{destination.root}.private/catalog"
+    if config.work_dir is not None:  # which several jobs may share
+        place = f"{config.work_dir}/catalog-{pseudonyms.fingerprint('destination', config.destination)[:12]}"
     frozen = open_catalog(place, config.storage) if resume else None
     if frozen is not None:
         return frozen
@@ -166,7 +168,8 @@ def _catalog(config: AnonymizeConfig, resume: bool) -> Catalog:
     return build_catalog(
         CatalogConfig(
             source=config.source, out=place, labels=config.labels, exclude=config.exclude, storage=config.storage
-        )
+        ),
+        salt=bytes.fromhex(pseudonyms.fingerprint("catalog-salt")),
     )
 
 

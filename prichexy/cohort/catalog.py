@@ -78,37 +78,34 @@ class Catalog:
     content: str
 
 
-def build_catalog(config: CatalogConfig) -> Catalog:
+def build_catalog(config: CatalogConfig, salt: bytes | None = None) -> Catalog:
     """List a lake into a new catalog.
 
+    Args:
+        config: the lake, the catalog's place, labels.
+        salt: secret that decides the order of rows; random by default. With the same salt and an unchanged lake two
+            builds write the same files, so a build that is repeated or runs twice at once harms nobody.
+
     Raises:
-        UsageError: the lake is empty, or labels are unusable.
+        UsageError: the lake is empty, a file name is not text, or labels are unusable.
         StorageFault: the lake or the catalog's place failed.
     """
     source, out = Store(config.source, config.storage), Store(config.out, config.storage)
     source.check_readable()
     labels = _read_labels(config) if config.labels else {}
-    listed, skipped = [], 0
-    for item in source.list():
-        if _is_wanted(item.path, config):
-            listed.append(item)
-        else:
-            skipped += 1
-    if not listed:
-        raise UsageError(f"no files found at {config.source}: nothing to do")
-    salt = secrets.token_bytes(16)
-    listed.sort(
-        key=lambda item: blake2b(item.path.encode("utf-8", "surrogateescape"), digest_size=16, key=salt).digest()
-    )
-    labelled, used, content = 0, set[str](), blake2b(digest_size=16, key=salt)
+    salt = salt or secrets.token_bytes(16)
+    listed, skipped = _listed(source, config, salt)
+    content = blake2b(digest_size=16, key=salt)
+    for item in listed:
+        label = labels.get(PurePosixPath(item.path).name)
+        content.update(f"{item.path}\n{item.size}\n{item.etag}\n{label}\n".encode())
+    labelled, used = 0, set[str]()
     for part, first in enumerate(range(0, len(listed), ROWS_PER_PART)):
         table = _table(listed[first : first + ROWS_PER_PART], first, labels)
         names = [PurePosixPath(path).name for path in table["uri"].to_pylist()]
         labelled += sum(name in labels for name in names)
         used.update(name for name in names if name in labels)
-        for column in ("uri", "size", "etag"):
-            content.update("\n".join(map(str, table[column].to_pylist())).encode("utf-8", "surrogateescape"))
-        out.write(f"part-{part:05d}.parquet", _parquet(table))
+        out.write(_part(content.hexdigest(), part), _parquet(table))
     catalog = Catalog(
         uri=config.out,
         root=config.source,
@@ -123,6 +120,24 @@ def build_catalog(config: CatalogConfig) -> Catalog:
     facts = {"format_version": FORMAT_VERSION, "salt": salt.hex(), **asdict(catalog)}
     out.write(CATALOG_FILE, json.dumps(facts, indent=2).encode())
     return catalog
+
+
+def _listed(source: Store, config: CatalogConfig, salt: bytes) -> tuple[list[StoredObject], int]:
+    """The lake's files in the order of their salted hashes, and how many were left out."""
+    every = list(source.list())
+    listed = [item for item in every if _is_wanted(item.path, config)]
+    if not listed:
+        raise UsageError(f"no files found at {config.source}: nothing to do")
+    garbled = sum(any("\udc80" <= letter <= "\udcff" for letter in item.path) for item in listed)
+    if garbled:
+        raise UsageError(f"{garbled} file names in the lake are not valid UTF-8: rename these files, or exclude them")
+    listed.sort(key=lambda item: blake2b(item.path.encode(), digest_size=16, key=salt).digest())
+    return listed, len(every) - len(listed)
+
+
+def _part(content: str, part: int) -> str:
+    """A part is named for its catalog's content: another catalog at the same place can't be read for it."""
+    return f"part-{content[:16]}-{part:05d}.parquet"
 
 
 def open_catalog(uri: str, storage: StorageConfig) -> Catalog | None:
@@ -147,7 +162,7 @@ def read_rows(catalog: Catalog, storage: StorageConfig, start: int, stop: int) -
     tables = []
     for part in range(start // ROWS_PER_PART, (stop - 1) // ROWS_PER_PART + 1):
         first = part * ROWS_PER_PART
-        with pq.ParquetFile(f"{root}/part-{part:05d}.parquet", filesystem=file_system) as file:
+        with pq.ParquetFile(f"{root}/{_part(catalog.content, part)}", filesystem=file_system) as file:
             low, high = max(start - first, 0), min(stop - first, file.metadata.num_rows)
             groups = range(low // ROWS_PER_GROUP, (high - 1) // ROWS_PER_GROUP + 1)
             table = file.read_row_groups(list(groups))

@@ -244,7 +244,7 @@ def _stream(work: TableWork, total: int, config: PrepareConfig) -> float:
     """Make the parts that are to do, as tasks of Ray Data; seconds, Ray's start left out."""
     import ray.data
 
-    from prichexy.anonymize.cluster import connected
+    from prichexy.cluster import connected
 
     todo = sum(part.stop - part.start for part in work.parts)
     with connected(config.ray):

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,27 @@ def test_ranges_are_read_across_parts_and_row_groups(
         assert read_rows(made, LOCAL, start, stop)["row_id"].to_pylist() == list(range(start, stop))
     whole = read_rows(made, LOCAL, 0, 26)["uri"].to_pylist()
     assert source_of(made, LOCAL, [25, 3]) == {3: f"{lake}/{whole[3]}", 25: f"{lake}/{whole[25]}"}
+
+
+def test_two_builds_with_one_salt_are_equal_and_another_catalog_in_the_same_place_is_not_read_for_it(
+    lake: Path, tmp_path: Path
+) -> None:
+    first = build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c")), salt=b"s" * 16)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
+    again = build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c")), salt=b"s" * 16)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()} == before
+    assert again == first
+    rows = read_rows(first, LOCAL, 0, 26)
+    (lake / "new.png").write_bytes(b"new")
+    other = build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c")), salt=b"s" * 16)
+    assert other.rows == 27
+    assert read_rows(first, LOCAL, 0, 26).equals(rows)
+
+
+def test_file_names_that_are_no_text_are_told(lake: Path, tmp_path: Path) -> None:
+    (lake / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    with pytest.raises(UsageError, match="1 file names in the lake are not valid UTF-8"):
+        build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c")))
 
 
 def test_labels_are_joined_by_file_name(lake: Path, tmp_path: Path) -> None:
