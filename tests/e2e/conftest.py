@@ -74,7 +74,16 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     s3_port, master, volume, filer = free_ports(4)
     weed = Path(sys.executable).parent / "weed"
     command = [str(weed if weed.exists() else shutil.which("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1"]
-    command += ["-ip.bind=127.0.0.1", "-volume.max=20", "-master.volumeSizeLimitMB=256", "-s3", f"-s3.port={s3_port}"]
+    command += [
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+        "-ip.bind=127.0.0.1",
+        "-volume.max=20",
+        "-master.volumeSizeLimitMB=256",
+        "-s3",
+        f"-s3.port={s3_port}",
+    ]
     command += [
         f"-s3.config={folder / 's3.json'}",
         f"-master.port={master}",
