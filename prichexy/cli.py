@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prichexy import config as settings
 from prichexy.errors import PrichexyError, UsageError
@@ -66,7 +67,7 @@ def exit_codes() -> Iterator[None]:
         _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on where it stopped", 130)
-    except (MemoryError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, LookupError) as error:
+    except Exception as error:
         # Not a user's mistake but ours. The message may quote a path or a value, so only kind and place are told.
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
@@ -199,6 +200,79 @@ def run_anonymize(config: settings.AnonymizeConfig, as_json: bool) -> None:
 
 
 @app.command()
+def prepare(
+    catalog: Annotated[str | None, typer.Argument(help="A catalog made by `prichexy catalog`.")] = None,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option(help="Folder or prefix for the training table; private.")] = None,
+    labels: Annotated[str | None, typer.Option(help="CSV of labels; the catalog's own by default.")] = None,
+    size: Annotated[int | None, typer.Option(help="Edge of the images, in pixels; 256 by default.")] = None,
+    secret_file: SecretFile = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode a labelled lake into a training table, split by patient; started again, it goes on where it stopped.
+
+    Example: `prichexy prepare catalog/ --out table/ --size 64 splits.seed=42`
+    """
+    given = {"catalog": catalog, "out": out, "labels": labels, "size": size, "secret_file": secret_file}
+    run_prepare(settings.load(settings.PrepareConfig, config, overrides or (), **given), as_json)
+
+
+def run_prepare(config: settings.PrepareConfig, as_json: bool) -> None:
+    """Prepare the table and print its summary."""
+    from prichexy.training.prepare import prepare as run
+
+    show(asdict(run(config)), as_json, "Training table")
+
+
+@app.command()
+def train(
+    stage: Annotated[str | None, typer.Argument(help="classifier, verifier, generator or all.")] = None,
+    overrides: Overrides = None,
+    table: Annotated[str | None, typer.Option(help="A training table made by `prichexy prepare`.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder or prefix for runs and checkpoints; private.")] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run; one of that name goes on.")] = None,
+    register_as: Annotated[str | None, typer.Option(help="Registered name; prichexy-net by default.")] = None,
+    tracking_uri: TrackingUri = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on Ray, with every epoch in MLflow; killed and started again, it goes on from its last checkpoint.
+
+    The defaults are the paper's; `generator` is pretrained and then trained against verifier and classifier.
+
+    Example: `prichexy train all --table table/ --out runs/ --run first verifier.backbone=resnet18 compute.gpu=true`
+    """
+    if stage is not None and "=" in stage:  # the stage is in the configuration, and this is the first setting
+        overrides = [stage, *(overrides or ())]
+        stage = None
+    loaded = settings.load(
+        settings.TrainConfig,
+        config,
+        overrides or (),
+        stage=stage,
+        table=table,
+        storage_path=out,
+        run=run,
+        register_as=register_as,
+        tracking_uri=tracking_uri,
+    )
+    run_train(loaded, as_json)
+
+
+def run_train(config: settings.TrainConfig, as_json: bool) -> None:
+    """Train, and print what came of it; the AUC of each finding in JSON only."""
+    from prichexy.training.loop import train as run
+
+    summary = run(config)
+    facts = asdict(summary)
+    if not as_json:
+        for stage, result in facts.pop("stages").items():
+            facts[stage] = {name: f"{value:.4g}" for name, value in result.items() if "auc/" not in name}
+    show(facts, as_json, "Trained")
+
+
+@app.command()
 def quarantine(
     destination: Annotated[str, typer.Argument(help="Where the shards are.")],
     overrides: Overrides = None,
@@ -210,7 +284,7 @@ def quarantine(
     Example: `prichexy quarantine published/ --catalog published.private/catalog`
     """
     from prichexy.cohort.catalog import open_catalog, source_of
-    from prichexy.lake.commit import quarantined_rows
+    from prichexy.lake.commit import expected_rows, quarantined_rows
     from prichexy.lake.storage import Store
 
     storage = settings.load(settings.StoragePlace, None, overrides or ()).storage
@@ -219,6 +293,8 @@ def quarantine(
         opened = open_catalog(catalog, storage)
         if opened is None:
             raise UsageError(f"there is no catalog at {catalog}")
+        if opened.rows != expected_rows(Store(destination, storage)):
+            raise UsageError(f"{catalog} is not the catalog of the job in {destination}")
         names = source_of(opened, storage, [row["row_id"] for row in rows])
         rows = [{**row, "uri": names[row["row_id"]]} for row in rows]
     if as_json:
@@ -228,7 +304,7 @@ def quarantine(
     for column in ("row", "stage", "reason", "message", *(["source"] if catalog else [])):
         table.add_column(column)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(str(value)) for value in row.values()))
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,18 +53,28 @@ def connected(config: RayConfig) -> Iterator[Capacity]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
+            _check_address(address)
             ray.init(address=address, **quiet)
         else:
             cores = config.num_cpus or len(os.sched_getaffinity(0))
             # Two logical cores at least: an actor and a task must fit beside each other.
             ray.init(address="local", num_cpus=max(2, cores), include_dashboard=False, **quiet)
-    except (ConnectionError, TimeoutError):
-        raise UsageError("setting ray.address: no Ray cluster answers there") from None
+    except (ConnectionError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
+        if not address:
+            raise
+        raise UsageError(f"setting ray.address: no usable Ray cluster answers there ({type(error).__name__})") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are told in one sentence by the job
     try:
         yield _capacity(config)
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Find out in seconds, not minutes, that nobody listens at HOST:PORT."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _capacity(config: RayConfig) -> Capacity:

@@ -4,6 +4,7 @@ Configuration is read once, at the edge; functions below take values.
 """
 
 import os
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -26,8 +27,15 @@ class Settings(BaseModel):
 class StorageConfig(Settings):
     """How object storage is reached; credentials come from the usual AWS variables, profile or instance role."""
 
-    endpoint_url: str | None = Field(None, description="S3 endpoint; AWS_ENDPOINT_URL when unset")
-    region: str | None = Field(None, description="S3 region; AWS_DEFAULT_REGION when unset")
+    # Read here, at the edge: workers on other nodes don't have the submitter's environment.
+    endpoint_url: str | None = Field(
+        default_factory=lambda: os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+        description="S3 endpoint; AWS_ENDPOINT_URL when unset",
+    )
+    region: str | None = Field(
+        default_factory=lambda: os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        description="S3 region; AWS_DEFAULT_REGION when unset",
+    )
     profile: str | None = Field(None, description="profile in the AWS credentials file")
     anonymous: bool = Field(False, description="read a public bucket without credentials")
     attempts: int = Field(5, ge=1, le=20, description="tries of one read or write before the job stops")
@@ -55,7 +63,7 @@ class LimitsConfig(Settings):
 class StoragePlace(Settings):
     """Commands that only read a destination."""
 
-    storage: StorageConfig = StorageConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig)
 
 
 class CatalogConfig(Settings):
@@ -65,7 +73,7 @@ class CatalogConfig(Settings):
     out: str = Field(description="folder or prefix for the catalog; private: it names source files")
     labels: str | None = Field(None, description="CSV with NIH's columns (Image Index, Finding Labels, Patient ID)")
     exclude: tuple[str, ...] = Field((), description="glob patterns of paths to leave out, such as '*.csv'")
-    storage: StorageConfig = StorageConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig)
 
 
 class AnonymizeConfig(Settings):
@@ -82,21 +90,24 @@ class AnonymizeConfig(Settings):
     )
     labels: str | None = Field(None, description="as in `prichexy catalog`, when SOURCE is a lake")
     exclude: tuple[str, ...] = Field((), description="as in `prichexy catalog`, when SOURCE is a lake")
+    allow_missing: bool = Field(
+        False, description="quarantine files that vanish after listing, instead of stopping (an unmounted lake?)"
+    )
     rows_per_shard: int | None = Field(
         None, ge=1, le=65_536, description="images a shard: 128 at native size, 1,024 at 256, when unset"
     )
     chunk: int = Field(16, ge=1, le=1024, description="images that travel together between stages")
     tracking_uri: str | None = Field(None, description="MLflow; MLFLOW_TRACKING_URI or sqlite:///mlflow.db when unset")
     limits: LimitsConfig = LimitsConfig()
-    storage: StorageConfig = StorageConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig)
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
     def _places_differ(self) -> Self:
-        inner, outer = self.source.rstrip("/") + "/", self.destination.rstrip("/") + "/"
+        inner, outer = _resolved(self.source), _resolved(self.destination)
         if inner.startswith(outer) or outer.startswith(inner):
             raise ValueError("source and destination must not lie within each other")
-        if self.work_dir is not None and (self.work_dir.rstrip("/") + "/").startswith(outer):
+        if self.work_dir is not None and _resolved(self.work_dir).startswith(outer):
             raise ValueError("work_dir names source files and must not lie within destination")
         return self
 
@@ -151,7 +162,7 @@ class PrepareConfig(Settings):
     )
     rows_per_part: int = Field(256, ge=1, le=16_384, description="images of one file of the table")
     limits: LimitsConfig = LimitsConfig()
-    storage: StorageConfig = StorageConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig)
     ray: RayConfig = RayConfig()
 
     @model_validator(mode="after")
@@ -162,6 +173,149 @@ class PrepareConfig(Settings):
         if inner.startswith(outer) or outer.startswith(inner):
             raise ValueError("catalog and out must not lie within each other")
         return self
+
+
+class StageConfig(Settings):
+    """How one network, or the generator with its critics, is trained; the lowest validation loss decides."""
+
+    epochs: int = Field(ge=1, le=100_000, description="most epochs")
+    batch: int = Field(64, ge=2, description="images or pairs of one step, all workers together")
+    learning_rate: float = Field(1e-4, gt=0, description="at the start")
+    patience: int | None = Field(None, ge=1, description="epochs without a lower validation loss before it stops early")
+    decay_patience: int | None = Field(
+        None, ge=0, description="epochs without a lower validation loss before the learning rate is divided by 10"
+    )
+
+
+class ClassifierConfig(StageConfig):
+    """The classifier of the 14 findings; CheXNet's recipe."""
+
+    epochs: int = Field(100, ge=1, le=100_000, description="most epochs")
+    batch: int = Field(16, ge=2, description="images of one step, all workers together")
+    learning_rate: float = Field(0.01, gt=0, description="at the start")
+    patience: int | None = Field(10, ge=1, description="epochs without a lower validation loss before it stops early")
+    decay_patience: int | None = Field(1, ge=0, description="as in every stage")
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="sgd has momentum 0.9 and weight decay 1e-4")
+    backbone: Literal["densenet121", "resnet18", "tiny"] = Field(
+        "densenet121", description="tiny: from 64 px, for CPUs"
+    )
+    weights: Path | None = Field(None, description="file it starts from: own weights, or ImageNet's of its backbone")
+
+
+class VerifierConfig(StageConfig):
+    """The patient verifier; the paper's recipe for its attacker."""
+
+    epochs: int = Field(100, ge=1, le=100_000, description="most epochs")
+    batch: int = Field(32, ge=2, description="pairs of one step, all workers together")
+    patience: int | None = Field(5, ge=1, description="epochs without a lower validation loss before it stops early")
+    optimiser: Literal["sgd", "adam"] = Field("adam", description="sgd has momentum 0.9 and weight decay 1e-4")
+    backbone: Literal["resnet50", "resnet18", "tiny"] = Field("resnet50", description="tiny: for CPUs")
+    weights: Path | None = Field(None, description="file it starts from: own weights, or ImageNet's of its backbone")
+
+
+class PretrainingConfig(StageConfig):
+    """The generator's pretraining: its images shall be the originals."""
+
+    epochs: int = Field(200, ge=1, le=100_000, description="most epochs")
+    patience: int | None = Field(5, ge=1, description="epochs without a lower validation loss before it stops early")
+
+
+class AdversarialConfig(StageConfig):
+    """The generator against verifier and classifier."""
+
+    epochs: int = Field(250, ge=1, le=100_000, description="most epochs")
+    verifier_learning_rate: float = Field(1e-4, gt=0, description="of the verifier, Adam")
+    classifier_learning_rate: float = Field(1e-4, gt=0, description="of the classifier, SGD")
+    auxiliary_weight: float = Field(1.0, ge=0, description="of the classifier's loss in the generator's")
+    verification_weight: float = Field(1.0, ge=0, description="of the verifier's loss in the generator's")
+    keep: Literal["total", "auxiliary", "verification", "latest"] = Field(
+        "total", description="which generator is registered: of the lowest such validation loss, or the last"
+    )
+
+
+class GeneratorConfig(Settings):
+    """What is trained to obfuscate; as in the obfuscation's settings, image size and precision left out."""
+
+    kind: Literal["flow-field", "privacy-net"] = Field("flow-field", description="PriCheXy-Net, or Privacy-Net")
+    mu: float | None = Field(None, gt=0, le=0.1, description="flow-field: largest displacement, in half image widths")
+    operator: Literal["corrected", "reference"] | None = Field(None, description="flow-field: how a field deforms")
+    features: int | None = Field(None, ge=1, le=256, description="filters of the first block; as published when unset")
+    weights: Path | None = Field(None, description="a generator's checkpoint; it stands for the pretraining")
+
+
+class PairsConfig(Settings):
+    """Pairs of images of one patient, and of two: generated, or the authors' lists."""
+
+    train: int = Field(10_000, ge=4, description="training pairs; fewer when the table has no more")
+    validation: int = Field(2_000, ge=4, description="validation pairs; fewer when the table has no more")
+    test: int = Field(5_000, ge=4, description="test pairs; fewer when the table has no more")
+    per_patient: int = Field(6, ge=1, description="most same-patient pairs of one patient")
+    train_list: str | None = Field(None, description="the authors' list: image, image, 0 or 1, tab-separated")
+    validation_list: str | None = Field(None, description="the same for validation")
+    test_list: str | None = Field(None, description="the same for the test")
+
+
+class ComputeConfig(Settings):
+    """How training computes, and on what."""
+
+    workers: int = Field(1, ge=1, le=4096, description="processes that share each batch; one a GPU")
+    gpu: bool = Field(False, description="each worker has a GPU")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of each worker, and cores that it reserves")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of networks; weights stay float32")
+    channels_last: bool = Field(True, description="memory layout of the networks")
+    compile: bool = Field(False, description="torch.compile; needs a C++ compiler on CPUs")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm of one update")
+    sync_batchnorm: bool = Field(False, description="batch norm over all workers' images; GPUs only")
+    max_failures: int = Field(3, ge=0, description="workers lost before the job stops; it goes on from its checkpoint")
+
+    @model_validator(mode="after")
+    def _gpus_synchronize(self) -> Self:
+        if self.sync_batchnorm and not self.gpu:
+            raise ValueError("sync_batchnorm needs gpu: torch synchronizes batch norm on GPUs only")
+        return self
+
+
+class TrainConfig(Settings):
+    """`prichexy train`: from a training table to a registered model. The defaults are the paper's."""
+
+    stage: Literal["classifier", "verifier", "generator", "all"] = Field(
+        "all", description="generator: its pretraining, then adversarially; all: classifier and verifier before"
+    )
+    table: str = Field(description="a training table made by `prichexy prepare`")
+    storage_path: str = Field(description="folder or s3:// prefix for runs, which all workers reach; private")
+    run: str = Field("train", pattern=r"^[A-Za-z0-9][\w.-]*$", description="its name; a run of that name goes on")
+    cache: Path | None = Field(None, description="private folder of each worker, for a table in object storage")
+    seed: int = Field(42, ge=0, lt=2**32, description="of weights, pairs and the order of images")
+    pairs: PairsConfig = PairsConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
+    compute: ComputeConfig = ComputeConfig()
+    figures: bool = Field(
+        False, description="put validation images into MLflow; only for phantoms, or radiographs that may be shown"
+    )
+    figure_every: int = Field(5, ge=1, description="epochs from one figure to the next")
+    register_as: str | None = Field("prichexy-net", description="registered name of the generator; null: none")
+    tracking_uri: str | None = Field(None, description="MLflow; MLFLOW_TRACKING_URI or sqlite:///mlflow.db when unset")
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _shares_are_equal(self) -> Self:
+        for name in ("classifier", "verifier", "pretraining", "adversarial"):
+            if getattr(self, name).batch % self.compute.workers:
+                raise ValueError(f"{name}.batch must be a multiple of compute.workers, so that workers share equally")
+        return self
+
+
+def _resolved(place: str) -> str:
+    """A place in one spelling, ending in a slash, so that one place within another is seen."""
+    scheme, separator, path = place.partition("://")
+    if separator and scheme != "file":
+        return f"{scheme}://{posixpath.normpath(path)}/"
+    return os.path.realpath(path or place).rstrip("/") + "/"
 
 
 ConfigT = TypeVar("ConfigT", bound=Settings)

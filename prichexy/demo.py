@@ -1,6 +1,7 @@
 """All of it on the phantom cohort, in minutes on two cores: what a stranger runs first."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def _before_and_after(lake: Path, published: Path, pseudonyms: Pseudonyms, out: 
 
 
 def _figures(summary: Summary, picture: Path, key: Path, tracking_uri: str) -> dict[str, Any]:
+    command = sys.argv[0] if Path(sys.argv[0]).name == "prichexy" else "prichexy"
     return {
         "images in": summary.rows,
         "published": summary.published,
@@ -125,7 +127,7 @@ def _figures(summary: Summary, picture: Path, key: Path, tracking_uri: str) -> d
         "seconds": summary.seconds,
         "shards": f"{summary.destination}/data",
         "before and after": str(picture),
-        "next": f"prichexy quarantine {summary.destination} --catalog {summary.destination}.private/catalog",
-        "your own images": f"prichexy anonymize IMAGES OUT --model models:/{summary.model} "
+        "next": f"{command} quarantine {summary.destination} --catalog {summary.catalog}",
+        "your own images": f"{command} anonymize IMAGES OUT --model models:/{summary.model} "
         f"--secret-file {key} --tracking-uri {tracking_uri} --allow-unaudited",
     }

@@ -17,13 +17,15 @@ def test_file_is_overridden_by_key_value_and_both_by_given_values(tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["chnk=8"], "unknown setting chnk; the settings are: allow_unaudited, chunk"),
+        (["chnk=8"], "unknown setting chnk; the settings are: allow_missing, allow_unaudited, chunk"),
         (["storage.regoin=x"], "unknown setting storage.regoin"),
         (["chunk=many"], "setting chunk: Input should be a valid integer"),
         (["chunk"], "'chunk' is not a setting: write key=value"),
         (["chunk={"], "the value of setting chunk can't be read as YAML"),
         (["resolution=512"], "setting resolution: Input should be 'native' or '256'"),
         (["destination=a/inner"], "source and destination must not lie within each other"),
+        (["work_dir=./b/../b/inner"], "work_dir names source files and must not lie within destination"),
+        (["source=s3://x/lake", "destination=s3://x/lake//out"], "must not lie within each other"),
         (["work_dir=b/inner"], "work_dir names source files and must not lie within destination"),
         (["source=null"], "setting source"),
     ],
@@ -45,6 +47,15 @@ def test_an_unusable_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(UsageError, match="the configuration"):
         load(AnonymizeConfig, tmp_path / "c.yaml")
+
+
+def test_endpoint_and_region_are_read_once_at_the_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://one")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "here")
+    storage = load(AnonymizeConfig, None, ["source=a", "destination=b"]).storage
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://two")
+    assert (storage.endpoint_url, storage.region) == ("http://one", "here")
+    assert load(AnonymizeConfig, None, ["source=a", "destination=b", "storage.region=x"]).storage.region == "x"
 
 
 def test_shards_are_smaller_at_native_size() -> None:

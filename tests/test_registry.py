@@ -34,7 +34,7 @@ def test_a_registered_model_comes_back_with_its_settings_and_weights(
 def test_versions_count_up_and_an_alias_finds_its_version(registry: Registry, model: Path, tmp_path: Path) -> None:
     versions = [registry.register(model, "counted", "a test").version for _ in range(2)]
     assert versions == ["1", "2"]
-    with registry._asked() as client:
+    with registry.asked() as client:
         client.set_registered_model_alias("counted", "champion", "1")
     assert registry.fetch("models:/counted@champion", tmp_path / "a").version == "1"
     listed = [model for model in registry.list() if model.name == "counted"]
@@ -43,7 +43,7 @@ def test_versions_count_up_and_an_alias_finds_its_version(registry: Registry, mo
 
 def test_altered_files_are_refused(registry: Registry, model: Path, tmp_path: Path) -> None:
     made = registry.register(model, "altered", "a test")
-    with registry._asked() as client:
+    with registry.asked() as client:
         stored = Path(client.get_model_version_download_uri("altered", made.version))
     settings = stored / "obfuscation.json"
     settings.write_text(settings.read_text().replace("0.005", "0.001"))

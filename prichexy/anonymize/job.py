@@ -29,8 +29,8 @@ from prichexy.registry import ModelVersion, Registry
 
 log = logging.getLogger("prichexy.anonymize")
 
-MOST_BLOCKS = 20_000
-"""Ray Data plans each block; beyond this many, a block holds several spans."""
+MOST_SPANS = 20_000
+"""Ray Data plans a block for each span; a larger lake is streamed in rounds of whole shards."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Summary:
         images_per_second: of this run's images, from the first fetch to the last commit.
         bytes: of all data shards.
         skipped: files of the lake that the catalog leaves out.
+        catalog: the private catalog, which `prichexy quarantine` takes.
     """
 
     destination: str
@@ -65,6 +66,7 @@ class Summary:
     images_per_second: float
     bytes: int
     skipped: int
+    catalog: str
     reasons: dict[str, int] = field(default_factory=dict)
 
 
@@ -86,9 +88,9 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         model = Registry(config.tracking_uri).fetch(config.model, Path(folder))
         _check_model(model, config)
         weights = to_bytes(model.folder)
+    resume = read_job(destination) is not None
     destination.check_writable()
-    started = read_job(destination)
-    catalog = _catalog(config, pseudonyms, resume=started is not None)
+    catalog = _catalog(config, pseudonyms, resume)
     job = _job(config, catalog, model, pseudonyms)
     claim(destination, job)
     committed = committed_shards(destination)
@@ -99,15 +101,16 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         secret_file=secret.absolute(),
         limits=DecodeLimits(min_side=config.limits.min_side, max_pixels=config.limits.max_pixels),
         max_bytes=config.limits.max_bytes,
+        allow_missing=config.allow_missing,
         network_size=model.settings.image_size,
-        destination=config.destination if not destination.is_local else destination.root,
+        destination=destination.place,
         job=job,
     )
     log.info("plan: %d images in %d shards, %d shards committed before", job.rows, job.shards, len(committed))
     streaming = 0.0
     if todo:
         with connected(config.ray) as capacity:
-            streaming = _stream(work, todo, weights, config, capacity)
+            streaming = _stream(work, todo, ray.put(weights), capacity)
     manifest = read_manifest(destination) if not todo else None
     manifest = manifest or finish(destination, job)
     done = sum(stop - start for start, stop in map(job.span, todo))
@@ -125,6 +128,7 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         images_per_second=round(done / streaming, 2) if streaming else 0.0,
         bytes=manifest["counts"]["bytes"],
         skipped=catalog.skipped,
+        catalog=catalog.uri,
     )
 
 
@@ -147,6 +151,8 @@ def _catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, resume: bool) -> C
     """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one."""
     given = open_catalog(config.source, config.storage)
     if given is not None:
+        if config.labels or config.exclude:
+            raise UsageError("settings labels and exclude belong to `prichexy catalog` when SOURCE is a catalog")
         return given
     destination = Store(config.destination, config.storage)
     if config.work_dir is None and not destination.is_local:
@@ -156,14 +162,15 @@ def _catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, resume: bool) -> C
         )
     place = f"{destination.root}.private/catalog"
     if config.work_dir is not None:  # which several jobs may share
-        place = f"{config.work_dir}/catalog-{pseudonyms.fingerprint('destination', config.destination)[:12]}"
+        place = f"{config.work_dir}/catalog-{pseudonyms.fingerprint('destination', destination.place)[:12]}"
     frozen = open_catalog(place, config.storage) if resume else None
     if frozen is not None:
         return frozen
     if resume:
-        raise UsageError(f"the catalog of the job in {config.destination} is gone from its private place: restore it")
+        raise UsageError(f"the catalog of the job in {config.destination} is gone from {place}: restore it")
     if config.work_dir is None:
         Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(place).parent.chmod(0o700)
     log.info("catalog: listing the lake")
     return build_catalog(
         CatalogConfig(
@@ -178,6 +185,9 @@ def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, pseudon
         rows=catalog.rows,
         rows_per_shard=config.shard_rows,
         resolution=config.resolution,
+        chunk=config.chunk,
+        limits=config.limits.model_dump(),
+        source=pseudonyms.fingerprint("source", Store(config.source).place, config.labels or "", *config.exclude),
         catalog=pseudonyms.fingerprint("catalog", catalog.content),
         key_id=pseudonyms.key_id,
         model={
@@ -190,47 +200,61 @@ def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, pseudon
     )
 
 
-def _stream(work: Work, todo: list[int], weights: bytes, config: AnonymizeConfig, capacity: Capacity) -> float:
+def _stream(work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity) -> float:
     """Run the stages over the shards that are to do; seconds from first to last."""
     context = ray.data.DataContext.get_current()
-    # Order is what keeps each shard's rows together: with it, every `rows_per_shard` rows that arrive are one whole
-    # shard.
+    # Order is what keeps a shard's rows together: with it, every `rows_per_shard` rows that arrive are one whole shard.
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # so that a stage's own sentence reaches the user
-    tasks = {"num_cpus": capacity.task_cpus}
-    spans = np.array(list(_spans(work.job, todo, config.chunk)), dtype=np.int64)
+    done = work.job.rows - sum(stop - start for start, stop in map(work.job.span, todo))
     tally = _Tally.remote()  # type: ignore[attr-defined]
-    # A block is a span and stays one from ingest to encode (batch_size=None), so what the network sees as one batch
-    # does not depend on timing. The model goes as a reference: actors that Ray replaces fetch it again.
-    actors = ray.data.ActorPoolStrategy(size=min(capacity.actors, len(spans)))
-    images = (
-        ray.data.range(len(spans), override_num_blocks=min(len(spans), MOST_BLOCKS))
+    log.info(
+        "start: %d shards, %d actors on %d GPUs and %d cores", len(todo), capacity.actors, capacity.gpus, capacity.cpus
+    )
+    began = time.monotonic()
+    with Progress("anonymize", work.job.rows, done) as progress, _following(tally, progress, done):
+        try:
+            for shards in _rounds(work.job, todo):
+                for row in _images(work, shards, weights, capacity, tally).iter_rows():
+                    log.info("commit: shard %(shard)d, %(published)d published, %(quarantined)d quarantined", row)
+        except Exception as error:
+            raise _told(error) from None
+    return time.monotonic() - began
+
+
+def _images(
+    work: Work, shards: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity, tally: Any
+) -> ray.data.Dataset:
+    """The stages over some shards; a row of figures for each.
+
+    A block is a span and stays one from ingest to encode (batch_size=None), so what the network sees as one batch
+    depends on the job alone. The model goes as a reference: actors that Ray replaces fetch it again.
+    """
+    spans = np.array([span for shard in shards for span in _spans(work.job, shard)], dtype=np.int64)
+    tasks = {"num_cpus": capacity.task_cpus}
+    return (
+        ray.data.range(len(spans), override_num_blocks=len(spans))
         .map_batches(ingest, fn_args=(spans, work), batch_size=1, batch_format="pyarrow", **tasks)
         .map_batches(
             Obfuscate,
-            fn_constructor_args=([ray.put(weights)], work),
+            fn_constructor_args=([weights], work),
             batch_size=None,
             batch_format="pyarrow",
-            compute=actors,
+            compute=ray.data.ActorPoolStrategy(size=min(capacity.actors, len(spans))),
             num_cpus=capacity.actor_cpus,
             num_gpus=capacity.actor_gpus or None,
         )
         .map_batches(encode, fn_args=(work, tally), batch_size=None, batch_format="pyarrow", **tasks)
         .map_batches(publish, fn_args=(work,), batch_size=work.job.rows_per_shard, batch_format="pyarrow", num_cpus=0.1)
     )
-    began = time.monotonic()
-    log.info(
-        "start: %d shards, %d actors on %d GPUs and %d cores", len(todo), capacity.actors, capacity.gpus, capacity.cpus
-    )
-    done = work.job.rows - int((spans[:, 1] - spans[:, 0]).sum())
-    with Progress("anonymize", work.job.rows, done) as progress, _following(tally, progress, done):
-        try:
-            for row in images.iter_rows():
-                log.info("commit: shard %(shard)d, %(published)d published, %(quarantined)d quarantined", row)
-        except Exception as error:
-            raise _told(error) from None
-    return time.monotonic() - began
+
+
+def _rounds(job: Job, todo: list[int]) -> Iterator[list[int]]:
+    """The shards in rounds of at most `MOST_SPANS` spans (or one shard)."""
+    size = max(1, MOST_SPANS // -(-job.rows_per_shard // job.chunk))
+    for first in range(0, len(todo), size):
+        yield todo[first : first + size]
 
 
 @ray.remote(num_cpus=0)
@@ -254,6 +278,8 @@ def _following(tally: Any, progress: Progress, before: int) -> Iterator[None]:
         while not stop.wait(0.5):
             try:
                 progress.reach(min(progress.total, before + ray.get(tally.add.remote(0), timeout=5)))
+            except ray.exceptions.GetTimeoutError:
+                continue
             except ray.exceptions.RayError:
                 return  # the cluster is going down; the job itself says why
 
@@ -266,17 +292,16 @@ def _following(tally: Any, progress: Progress, before: int) -> Iterator[None]:
         thread.join(timeout=6)
 
 
-def _spans(job: Job, shards: list[int], chunk: int) -> Iterator[tuple[int, int]]:
-    """The rows that travel together: `chunk` of them, never across a shard's border."""
-    for shard in shards:
-        start, stop = job.span(shard)
-        yield from ((first, min(first + chunk, stop)) for first in range(start, stop, chunk))
+def _spans(job: Job, shard: int) -> Iterator[tuple[int, int]]:
+    """The rows [start, stop) that travel together: `chunk` of them, never across a shard's border."""
+    start, stop = job.span(shard)
+    return ((first, min(first + job.chunk, stop)) for first in range(start, stop, job.chunk))
 
 
 def _told(error: BaseException) -> PrichexyError:
     """The stage's own error within what Ray raised around it."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, PrichexyError):
-        kind = StorageFault if isinstance(cause, StorageFault) else PrichexyError
+        kind = next(kind for kind in (StorageFault, UsageError, PrichexyError) if isinstance(cause, kind))
         return kind(str(cause.args[0]).partition("\n")[0])  # Ray adds lines of its own
     return PrichexyError(f"Ray stopped the job: {type(error).__name__}; run the same command again to go on")

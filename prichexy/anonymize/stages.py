@@ -5,7 +5,8 @@ and travels on without pixels, so that at the end each row of the catalog is in 
 quarantine row.
 
 Source bytes are fetched and decoded within one task on purpose: they hold header values, and what crosses between
-tasks may be spilled to a disk by Ray.
+tasks may be spilled to a disk by Ray. Pixels that are not obfuscated yet do cross where GPUs obfuscate (README,
+"On a cluster", says what to mind).
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ import torch
 from prichexy.cohort.catalog import Catalog, read_rows
 from prichexy.config import StorageConfig
 from prichexy.deid import Pseudonyms
-from prichexy.errors import PrichexyError, Quarantined
+from prichexy.errors import PrichexyError, Quarantined, StorageFault
 from prichexy.imaging import DecodeLimits, Radiograph, decode, encode_png, from_unit, resize, to_unit
 from prichexy.lake.commit import Job, commit_shard
 from prichexy.lake.shards import PUBLISHED, QUARANTINE
@@ -63,6 +64,7 @@ class Work:
     secret_file: Path
     limits: DecodeLimits
     max_bytes: int
+    allow_missing: bool
     network_size: int
     destination: str
     job: Job
@@ -128,16 +130,26 @@ def ingest(number: pa.Table, spans: "np.ndarray[Any, np.dtype[np.int64]]", work:
 
 
 def _fetched(source: Store, row: Row, work: Work) -> bytes | Quarantined:
-    """The source file's bytes, or why it can't be had; a fault of the store itself is raised."""
+    """The source file's bytes, or why it can't be had; a fault of the store itself is raised.
+
+    A listed file that is gone is taken for a lake that is not there (an empty mount point looks just so), unless the
+    job allows files to be missing.
+    """
     if row["size"] > work.max_bytes:
-        return Quarantined("fetch", "TooLarge", f"the file has {row['size']:,} bytes; {work.max_bytes:,} are allowed")
+        return Quarantined("fetch", "TooLarge", f"the file has more than the {work.max_bytes:,} bytes that are allowed")
+    where = f"row {row['row_id']} of the catalog"
     try:
         data = source.read(row["uri"])
     except FileNotFoundError:
-        source.check_readable()  # the whole lake gone is the store's fault, not the image's
-        return Quarantined("fetch", "SourceGone", "the file was there when the lake was listed and is gone now")
+        if work.allow_missing:
+            return Quarantined("fetch", "SourceGone", "the file was there when the lake was listed and is gone now")
+        raise StorageFault(
+            f"a listed file is gone from the lake ({where}): is it mounted? If files may vanish, set allow_missing=true"
+        ) from None
+    except StorageFault as fault:
+        raise StorageFault(f"{fault} ({where})") from None
     if len(data) != row["size"]:
-        return Quarantined("fetch", "SourceChanged", f"the file has {len(data):,} bytes; {row['size']:,} were listed")
+        return Quarantined("fetch", "SourceChanged", "the file has another size than when the lake was listed")
     return data
 
 
@@ -183,6 +195,7 @@ def _pseudonyms(secret_file: Path) -> Pseudonyms:
 class Obfuscate:
     """The generator in an actor: the model is loaded once, then chunks pass through it."""
 
+    @_guarded("load model")
     def __init__(self, model: "list[ray.ObjectRef[bytes]]", work: Work) -> None:
         """Load the model (a reference to its bytes) onto this worker's GPU, or one thread of its CPU."""
         torch.set_num_threads(1)

@@ -9,11 +9,12 @@ import csv
 import io
 import json
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from hashlib import blake2b
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +28,7 @@ from prichexy.lake.storage import Store, StoredObject
 CATALOG_FILE = "_catalog.json"
 FORMAT_VERSION = 1
 ROWS_PER_PART = 1_000_000
-ROWS_PER_GROUP = 16_384
+ROWS_PER_GROUP = 4_096
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom"}
 
 SCHEMA = pa.schema(
@@ -92,6 +93,9 @@ def build_catalog(config: CatalogConfig, salt: bytes | None = None) -> Catalog:
     """
     source, out = Store(config.source, config.storage), Store(config.out, config.storage)
     source.check_readable()
+    if out.is_local:  # it names source files: for its owner only
+        Path(out.root).mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(out.root).chmod(0o700)
     labels = _read_labels(config) if config.labels else {}
     salt = salt or secrets.token_bytes(16)
     listed, skipped = _listed(source, config, salt)
@@ -99,16 +103,19 @@ def build_catalog(config: CatalogConfig, salt: bytes | None = None) -> Catalog:
     for item in listed:
         label = labels.get(PurePosixPath(item.path).name)
         content.update(f"{item.path}\n{item.size}\n{item.etag}\n{label}\n".encode())
-    labelled, used = 0, set[str]()
+    labelled, used = 0, Counter[str]()
     for part, first in enumerate(range(0, len(listed), ROWS_PER_PART)):
         table = _table(listed[first : first + ROWS_PER_PART], first, labels)
         names = [PurePosixPath(path).name for path in table["uri"].to_pylist()]
         labelled += sum(name in labels for name in names)
         used.update(name for name in names if name in labels)
         out.write(_part(content.hexdigest(), part), _parquet(table))
+    double = sum(count > 1 for count in used.values())
+    if double:
+        raise UsageError(f"setting labels: {double} names fit several files of the lake: exclude all but one of each")
     catalog = Catalog(
-        uri=config.out,
-        root=config.source,
+        uri=out.place,
+        root=source.place,
         rows=len(listed),
         bytes=sum(item.size for item in listed),
         labelled=labelled,
@@ -158,7 +165,12 @@ def open_catalog(uri: str, storage: StorageConfig) -> Catalog | None:
 
 def read_rows(catalog: Catalog, storage: StorageConfig, start: int, stop: int) -> pa.Table:
     """Rows [start, stop) of a catalog, as `SCHEMA`; reads only the row groups that hold them."""
-    file_system, root = Store(catalog.uri, storage).arrow()
+    store = Store(catalog.uri, storage)
+    return store.retried("read from", lambda: _read_rows(catalog, store, start, stop))
+
+
+def _read_rows(catalog: Catalog, store: Store, start: int, stop: int) -> pa.Table:
+    file_system, root = store.arrow()
     tables = []
     for part in range(start // ROWS_PER_PART, (stop - 1) // ROWS_PER_PART + 1):
         first = part * ROWS_PER_PART

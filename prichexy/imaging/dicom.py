@@ -34,8 +34,11 @@ _NO_CHEST_WORDS = ("SPINE",)
 _CHEST_CODES = {"51185008", "T-D3000", "43799004", "39607008", "T-28000", "113197003", "T-11300", "80891009", "T-32000"}
 """Thorax, thoracic cavity, lung, rib and heart in SNOMED CT and SRT (PS3.16 CID 4009, CID 4031)."""
 
-_VIEWS = {"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO"}
+VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")
 """Defined terms of View Position (0018,5101), PS3.3 C.8.1.1."""
+
+LATERALITIES = ("L", "R", "B", "U")
+"""Enumerated values of Image Laterality (0020,0062), PS3.3 C.7.3.1.1.1 and C.8.1.1."""
 
 _READ: list[BaseTag | int] = [
     Tag("SOPClassUID"),
@@ -47,6 +50,7 @@ _READ: list[BaseTag | int] = [
     Tag("Laterality"),
     Tag("PatientID"),
     Tag("IssuerOfPatientID"),
+    Tag("BurnedInAnnotation"),
     Tag("NumberOfFrames"),
     Tag("SamplesPerPixel"),
     Tag("PhotometricInterpretation"),
@@ -85,8 +89,8 @@ def decode_dicom(data: bytes, limits: DecodeLimits) -> Radiograph:
         The radiograph, with view, laterality and patient key.
 
     Raises:
-        Quarantined: ``Truncated``, ``Corrupt``, ``NoPixelData``, ``NotAChestRadiograph``, ``MultiFrame``,
-            ``UnsupportedPixels``, ``ColourPhotograph``, ``UnsupportedTransferSyntax``, ``TooSmall``,
+        Quarantined: ``Truncated``, ``Corrupt``, ``NoPixelData``, ``NotAChestRadiograph``, ``BurnedInText``,
+            ``MultiFrame``, ``UnsupportedPixels``, ``ColourPhotograph``, ``UnsupportedTransferSyntax``, ``TooSmall``,
             ``DecompressionBomb``.
     """
     data_set, syntax = _parse(data, limits)
@@ -101,8 +105,8 @@ def decode_dicom(data: bytes, limits: DecodeLimits) -> Radiograph:
     return Radiograph(
         pixels,
         max(8, layout.stored),
-        view if view in _VIEWS else None,
-        laterality if laterality in {"L", "R", "B", "U"} else None,
+        view if view in VIEWS else None,
+        laterality if laterality in LATERALITIES else None,
         "dicom",
         _patient_key(data_set),
     )
@@ -167,6 +171,8 @@ def _check_subject(data_set: Dataset) -> None:
     for part in filter(None, parts):
         if not any(word in part for word in _CHEST_WORDS) or any(word in part for word in _NO_CHEST_WORDS):
             raise refused("NotAChestRadiograph", "the body part is not the chest")
+    if _text(data_set, "BurnedInAnnotation") == "YES":  # PS3.3 C.7.6.1: text in the pixels that identifies the patient
+        raise refused("BurnedInText", "the file says that its pixels hold identifying text")
 
 
 def _layout(data_set: Dataset, syntax: UID, limits: DecodeLimits) -> Layout:

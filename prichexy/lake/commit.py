@@ -36,6 +36,9 @@ class Job:
         rows: source files in the job's catalog.
         rows_per_shard: how they are cut.
         resolution: ``native`` or ``256``.
+        chunk: how many images the network sees as one batch.
+        limits: what is refused before it is decoded.
+        source: keyed fingerprint of where the images come from: lake or catalog, labels, exclusions.
         catalog: keyed fingerprint of the catalog.
         key_id: which project secret.
         model: name, version, fingerprint of the weights and obfuscation settings.
@@ -45,6 +48,9 @@ class Job:
     rows: int
     rows_per_shard: int
     resolution: str
+    chunk: int
+    limits: dict[str, int]
+    source: str
     catalog: str
     key_id: str
     model: dict[str, Any]
@@ -213,6 +219,7 @@ def finish(store: Store, job: Job) -> dict[str, Any]:
         "quarantined": dict(sorted(reasons.items())),
         "shards": [asdict(commit) for commit in commits],
     }
+    store.remove_temporaries()
     text = _json(manifest)
     store.write(MANIFEST, text)
     store.write(SUCCESS, digest(text).encode())

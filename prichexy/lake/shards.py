@@ -9,9 +9,10 @@ import json
 from hashlib import sha256
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-ROWS_PER_GROUP = 64
+ROWS_PER_GROUP = 32
 
 PUBLISHED = pa.schema(
     [
@@ -54,17 +55,17 @@ def _features(schema: pa.Schema) -> bytes:
     return json.dumps({"info": {"features": features}}).encode()
 
 
+PUBLISHED_METADATA = {b"huggingface": _features(PUBLISHED)}
+
+
 def published_bytes(table: pa.Table) -> bytes:
     """A data shard: rows of `PUBLISHED`, sorted by image_id so that their order tells nothing of the source."""
-    schema = PUBLISHED.with_metadata({"huggingface": _features(PUBLISHED)})
-    return _parquet(
-        table.select(PUBLISHED.names).cast(PUBLISHED).sort_by("image_id").replace_schema_metadata(schema.metadata)
-    )
+    return _parquet(table, PUBLISHED.with_metadata(PUBLISHED_METADATA), "image_id")
 
 
 def quarantine_bytes(table: pa.Table) -> bytes:
     """A quarantine file: rows of `QUARANTINE`, sorted by row_id."""
-    return _parquet(table.select(QUARANTINE.names).cast(QUARANTINE).sort_by("row_id"))
+    return _parquet(table, QUARANTINE, "row_id")
 
 
 def digest(data: bytes) -> str:
@@ -72,21 +73,19 @@ def digest(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def _parquet(table: pa.Table) -> bytes:
+def _parquet(table: pa.Table, schema: pa.Schema, key: str) -> bytes:
+    """The rows as Parquet, sorted by `key`; a row group at a time, since an Arrow binary array ends at 2 GiB."""
+    order = pc.sort_indices(table[key])
+    leaves = _leaves(schema)
+    words = ("view", "laterality", "model_version", "stage", "reason")
     buffer = io.BytesIO()
     # PNG does not compress further; the other columns do.
-    compression = dict.fromkeys(_leaves(table.schema), "zstd")
-    compression["image.bytes"] = "none"
-    pq.write_table(
-        table,
-        buffer,
-        row_group_size=ROWS_PER_GROUP,
-        compression={name: kind for name, kind in compression.items() if name in _leaves(table.schema)},
-        use_dictionary=[
-            name for name in ("view", "laterality", "model_version", "stage", "reason") if name in table.column_names
-        ],
-        write_statistics=True,
-    )
+    compression = {name: "none" if name == "image.bytes" else "zstd" for name in leaves}
+    dictionary = [name for name in words if name in leaves]
+    with pq.ParquetWriter(buffer, schema, compression=compression, use_dictionary=dictionary) as writer:
+        for first in range(0, len(order), ROWS_PER_GROUP):
+            group = table.take(order[first : first + ROWS_PER_GROUP]).select(schema.names).cast(schema)
+            writer.write_table(group, row_group_size=ROWS_PER_GROUP)
     return buffer.getvalue()
 
 

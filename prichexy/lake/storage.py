@@ -67,15 +67,16 @@ class Store:
         path = self.uri.partition("://")[2] if "://" in self.uri else self.uri
         return str(Path(path).absolute()) if self.is_local else path.strip("/")
 
+    @property
+    def place(self) -> str:
+        """The root so that it means the same on every worker and in every working folder."""
+        return self.root if self.is_local else f"{self.uri.partition('://')[0]}://{self.root}"
+
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         """The same root for pyarrow: a file system and a path in it."""
         if self.is_local:
             return pyarrow.fs.LocalFileSystem(), self.root
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs)), self.root
-
-    def child(self, name: str) -> "Store":
-        """The store one level below."""
-        return Store(f"{self.uri.rstrip('/')}/{name}", self.options)
 
     def read(self, path: str) -> bytes:
         """All bytes of an object.
@@ -84,7 +85,7 @@ class Store:
             FileNotFoundError: there is none (without its path).
             StorageFault: the store failed, after all attempts.
         """
-        return self._retried("read from", lambda: bytes(self._fs.cat_file(self._full(path))))
+        return self.retried("read from", lambda: bytes(self._fs.cat_file(self._full(path))))
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace an object so that a reader sees all of it or nothing, and it survives a crash.
@@ -97,20 +98,16 @@ class Store:
             (lambda: _write_local(Path(target), data)) if self.is_local else (lambda: self._fs.pipe_file(target, data))
         )
         try:
-            self._retried("write to", put)
+            self.retried("write to", put)
         except FileNotFoundError:  # a bucket that is not there, or a folder that can't be made
             raise StorageFault(f"can't write to {self.uri}: there is no such place") from None
 
     def delete(self, path: str) -> None:
         """Remove an object; one that is not there is no error."""
         try:
-            self._retried("delete from", lambda: self._fs.rm_file(self._full(path)))
+            self.retried("delete from", lambda: self._fs.rm_file(self._full(path)))
         except FileNotFoundError:
             return
-
-    def exists(self, path: str) -> bool:
-        """Whether there is an object of this path."""
-        return self._retried("look into", lambda: bool(self._fs.exists(self._full(path))))
 
     def list(self, below: str = "") -> Iterator[StoredObject]:
         """All objects below a path, in no particular order; a path that does not exist has none.
@@ -118,7 +115,7 @@ class Store:
         Temporary files of unfinished local writes are left out.
         """
         prefix = self._full(below) if below else self.root
-        found = self._retried("list", lambda: self._find(prefix))
+        found = self.retried("list", lambda: self._find(prefix))
         cut = len(self.root.rstrip("/")) + 1
         for path, info in found.items():
             name = path.rpartition("/")[2]
@@ -138,15 +135,22 @@ class Store:
                 raise FileNotFoundError
 
         try:
-            self._retried("read from", look)
+            self.retried("read from", look)
         except FileNotFoundError:
             raise StorageFault(f"nothing found at {self.uri}: check the path, endpoint and credentials") from None
 
     def check_writable(self) -> None:
         """Fail early when the root can't be written: writes and removes a probe."""
-        probe = f"_probe-{secrets.token_hex(8)}"
+        # No listing shows a file of this prefix, should we die before deleting it.
+        probe = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         self.write(probe, b"")
         self.delete(probe)
+
+    def remove_temporaries(self) -> None:
+        """Remove what killed writes left behind; only for a root that nobody writes to any more."""
+        if self.is_local:
+            for left in Path(self.root).rglob(f"{TEMPORARY_PREFIX}*"):
+                left.unlink(missing_ok=True)
 
     def _full(self, path: str) -> str:
         return f"{self.root.rstrip('/')}/{path}"
@@ -157,8 +161,13 @@ class Store:
         found: dict[str, Any] = self._fs.find(prefix, detail=True)
         return found
 
-    def _retried(self, verb: str, work: Callable[[], T]) -> T:
-        """Run `work`, again after a transient fault; other exceptions become a `StorageFault` without any path."""
+    def retried(self, verb: str, work: Callable[[], T]) -> T:
+        """What `work` returns, tried again after a transient fault; other faults become a `StorageFault`.
+
+        Raises:
+            FileNotFoundError: no such object (without its path).
+            StorageFault: "can't VERB ROOT: reason".
+        """
         for attempt in range(1, self.options.attempts + 1):
             try:
                 return work()
@@ -185,12 +194,11 @@ def _filesystem(scheme: str, options: StorageConfig) -> Any:
             raise UsageError(
                 f"storage {scheme}:// is not supported: use a path, s3://, or install its fsspec driver"
             ) from None
-    endpoint = options.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return fsspec.filesystem(
         "s3",
         anon=options.anonymous,
         profile=options.profile,
-        endpoint_url=endpoint,
+        endpoint_url=options.endpoint_url,
         client_kwargs={"region_name": options.region} if options.region else {},
         config_kwargs={"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2, "mode": "standard"}},
         use_listings_cache=False,

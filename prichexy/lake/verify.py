@@ -18,14 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prichexy.errors import PrichexyError
+from prichexy.findings import FINDINGS
+from prichexy.imaging import LATERALITIES, VIEWS
 from prichexy.lake.commit import JOB, MANIFEST, SUCCESS, Commit, FileFacts, Job, commit_path, read_manifest
-from prichexy.lake.shards import PUBLISHED, QUARANTINE, digest
+from prichexy.lake.shards import PUBLISHED, PUBLISHED_METADATA, QUARANTINE, digest
 from prichexy.lake.storage import Store
 
 PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = {b"IHDR", b"sBIT", b"IDAT", b"IEND"}
 """What our encoder writes; any other chunk (text, time, EXIF, colour profile) could carry an identifier."""
+
+VOCABULARIES = {"view": set(VIEWS), "laterality": set(LATERALITIES)}
+"""The only words that these columns may hold."""
 
 
 @dataclass
@@ -126,6 +131,11 @@ def _check_shard(store: Store, job: Job, commit: Commit) -> _ShardFindings:
     version = f"{job.model['name']}/{job.model['version']}"
     if set(data["model_version"].to_pylist()) - {version}:
         problems.append(f"shard {commit.shard}: rows of another model than {version}")
+    for column, words in VOCABULARIES.items():
+        if set(data[column].to_pylist()) - words - {None}:
+            problems.append(f"shard {commit.shard}: values of {column} that are not published")
+    if {name for named in data["findings"].to_pylist() for name in named or ()} - set(FINDINGS):
+        problems.append(f"shard {commit.shard}: findings that are none of the 14")
     bad_images = sum(not ok for ok in map(_image_is_sound, _rows(data)))
     if bad_images:
         problems.append(f"shard {commit.shard}: {bad_images} images are damaged or carry more than pixels")
@@ -158,7 +168,8 @@ def _read_table(store: Store, facts: FileFacts | None, schema: pa.Schema, proble
     except (pa.ArrowException, OSError):
         problems.append(f"{facts.path} is not readable Parquet")
         return schema.empty_table()
-    if not table.schema.equals(schema):
+    expected = PUBLISHED_METADATA if schema is PUBLISHED else None
+    if not table.schema.equals(schema) or table.schema.metadata != expected:
         problems.append(f"{facts.path} has columns or types that are not published")
         return schema.empty_table()
     if len(table) != facts.rows:
@@ -173,31 +184,34 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 def _image_is_sound(row: dict[str, Any]) -> bool:
     """Whether a PNG has right checksums, the stated size and depth, nothing but pixels, and a neutral name."""
-    png: bytes = row["image"]["bytes"]
-    if row["image"]["path"] != f"{row['image_id']}.png" or not png.startswith(PNG_SIGNATURE):
+    try:
+        return row["image"]["path"] == f"{row['image_id']}.png" and _png_is_sound(
+            row["image"]["bytes"], row["width"], row["height"], 8 if row["bit_depth"] == 8 else 16
+        )
+    except (TypeError, KeyError, struct.error, zlib.error):
         return False
-    position, compressed, width, height, depth = len(PNG_SIGNATURE), [], 0, 0, 0
-    while position + 12 <= len(png):
+
+
+def _png_is_sound(png: bytes, width: int, height: int, depth: int) -> bool:
+    if not png.startswith(PNG_SIGNATURE):
+        return False
+    position, kind, compressed, header = len(PNG_SIGNATURE), b"", [], None
+    while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", png, position)
         body = png[position + 8 : position + 8 + length]
-        stored = png[position + 8 + length : position + 12 + length]
-        if kind not in PNG_CHUNKS or len(stored) != 4 or zlib.crc32(kind + body) != int.from_bytes(stored, "big"):
+        (stored,) = struct.unpack_from(">I", png, position + 8 + length)
+        if kind not in PNG_CHUNKS or zlib.crc32(kind + body) != stored:
             return False
         if kind == b"IHDR":
-            width, height, depth, colour = struct.unpack_from(">IIBB", body)
-            if colour != 0:
-                return False
+            header = struct.unpack(">IIBBBBB", body)
         elif kind == b"IDAT":
             compressed.append(body)
         position += 12 + length
-        if kind == b"IEND":
-            break
-    try:
-        pixels = len(zlib.decompress(b"".join(compressed)))
-    except zlib.error:
-        return False
-    sizes_fit = (width, height, depth) == (row["width"], row["height"], 8 if row["bit_depth"] == 8 else 16)
-    return position == len(png) and sizes_fit and pixels == height * (1 + width * depth // 8)
+    size = height * (1 + width * depth // 8)
+    inflate = zlib.decompressobj()
+    pixels = inflate.decompress(b"".join(compressed), size + 1)
+    sound = len(pixels) == size and inflate.eof and not inflate.unused_data
+    return sound and position == len(png) and header == (width, height, depth, 0, 0, 0, 0)
 
 
 def _foreign_files(store: Store, commits: list[Commit]) -> list[str]:

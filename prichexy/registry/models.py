@@ -1,4 +1,4 @@
-"""Models, versioned: the only module that imports MLflow.
+"""Models, versioned.
 
 A model version is a folder as `prichexy.obfuscation` saves it (settings and safetensors), logged as the artifact of
 an MLflow run and registered under a name. Its obfuscation settings are tags too, so that a person finds them in
@@ -14,12 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-# A registry that can't be reached should say so in seconds, and a privacy tool calls nobody.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -70,13 +64,15 @@ class Registry:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
 
-    def register(self, folder: Path, name: str, origin: str) -> ModelVersion:
+    def register(self, folder: Path, name: str, origin: str, run_id: str | None = None) -> ModelVersion:
         """Log a model folder and make it the next version of `name`.
 
         Args:
             folder: as `prichexy.obfuscation.save` wrote it.
             name: registered model name.
             origin: one phrase on where the weights come from.
+            run_id: MLflow run that made it; a run of its own when None. The same model of the same run is registered
+                once, however often it is asked for.
 
         Raises:
             PrichexyError: the registry can't be reached or refused; no version was made.
@@ -84,10 +80,18 @@ class Registry:
         settings, digest = _described(folder)
         tags = {FINGERPRINT_TAG: digest, "prichexy.origin": origin}
         tags |= {f"{SETTING_TAG}{key}": str(value) for key, value in settings.recorded().items()}
-        with self._asked() as client:
-            run = client.create_run(_experiment(client, self.uri), run_name=f"import {name}", tags=tags)
+        with self.asked() as client:
+            if run_id is None:
+                run = client.create_run(experiment(client, self.uri), run_name=f"import {name}", tags=tags)
+            else:
+                run = client.get_run(run_id)
+                for found in _pages(client.search_model_versions, filter_string=f"name='{name}'"):
+                    if found.run_id == run_id and found.tags.get(FINGERPRINT_TAG) == digest:
+                        created = _time(found.creation_timestamp)
+                        return ModelVersion(name, str(found.version), settings, digest, created=created)
             client.log_artifacts(run.info.run_id, str(folder), ARTIFACT)
-            client.set_terminated(run.info.run_id)
+            if run_id is None:
+                client.set_terminated(run.info.run_id)
             try:
                 client.create_registered_model(name)
             except MlflowException as error:
@@ -116,7 +120,7 @@ class Registry:
             raise UsageError(
                 f"setting model: '{uri}' is not models:/NAME/VERSION, models:/NAME@ALIAS or a model folder"
             )
-        with self._asked() as client:
+        with self.asked() as client:
             try:
                 if match["alias"]:
                     found = client.get_model_version_by_alias(match["name"], match["alias"])
@@ -151,7 +155,7 @@ class Registry:
         Raises:
             PrichexyError: the registry can't be reached.
         """
-        with self._asked() as client:
+        with self.asked() as client:
             for model in sorted(_pages(client.search_registered_models), key=lambda model: str(model.name)):
                 # Aliases are complete on the registered model only.
                 aliases: dict[str, list[str]] = {}
@@ -175,7 +179,8 @@ class Registry:
                         )
 
     @contextmanager
-    def _asked(self) -> Iterator[MlflowClient]:
+    def asked(self) -> Iterator[MlflowClient]:
+        """MLflow's client, whose errors become a `PrichexyError` of one sentence."""
         try:
             yield MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         except PrichexyError:
@@ -200,7 +205,8 @@ def _described(folder: Path) -> tuple[ObfuscationSettings, str]:
     return settings, fingerprint_of(settings, state)
 
 
-def _experiment(client: MlflowClient, uri: str) -> str:
+def experiment(client: MlflowClient, uri: str) -> str:
+    """Id of our experiment, made where it is missing."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)

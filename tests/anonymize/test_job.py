@@ -16,12 +16,13 @@ from PIL import Image
 
 from prichexy.anonymize import Summary, anonymize
 from prichexy.anonymize import job as job_module
-from prichexy.anonymize.stages import INGESTED, ingest
+from prichexy.anonymize.stages import INGESTED, Work, ingest
 from prichexy.cohort.phantom import PhantomCohort, write_mixed
 from prichexy.config import AnonymizeConfig
 from prichexy.deid import Pseudonyms
 from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.imaging import decode, resize
+from prichexy.lake.commit import Job
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import verify
 from prichexy.obfuscation import create_untrained
@@ -239,26 +240,71 @@ def test_a_destination_of_another_job_is_refused(identity_run: Run, models: Path
         anonymize(identity_run.config.model_copy(update={"secret_file": tmp_path / "other.key"}))
 
 
-def test_a_source_that_vanishes_or_changes_is_quarantined_and_a_vanished_lake_fails_the_job(
+def test_another_source_is_refused_at_the_same_destination(identity_run: Run, tmp_path: Path) -> None:
+    shutil.copytree(identity_run.config.source, tmp_path / "other")
+    with pytest.raises(UsageError, match=r"another job's shards \(differing: source\)"):
+        anonymize(identity_run.config.model_copy(update={"source": str(tmp_path / "other")}))
+    with pytest.raises(UsageError, match=r"differing: source"):
+        anonymize(identity_run.config.model_copy(update={"labels": None}))
+
+
+def test_a_large_lake_goes_in_rounds_of_whole_shards(
+    lake: Path, models: Path, flow_run: Run, tmp_path: Path, secret_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "MOST_SPANS", 7)
+    config = configured(lake, tmp_path / "out", models / "flow", secret_file, resolution="256")
+    assert len(list(job_module._rounds(Job(40, 10, "256", 4, {}, "", "", "", {}, False), list(range(4))))) == 2
+    summary = anonymize(config)
+    assert summary.published == flow_run.summary.published
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out" / "data").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (flow_run.out / "data").iterdir()}
+
+
+def work_on(config: AnonymizeConfig, monkeypatch: pytest.MonkeyPatch) -> Work:
+    """What the job would send to its workers."""
+    works: list[Work] = []
+    monkeypatch.setattr(job_module, "_stream", lambda work, *_: works.append(work) or 0.0)
+    with pytest.raises(StorageFault):
+        anonymize(config)
+    return works[0]
+
+
+def ingested(work: Work) -> pa.Table:
+    return ingest(pa.table({"id": [0]}), np.array([[0, work.catalog.rows]]), work)
+
+
+def test_a_file_that_vanishes_stops_the_job_unless_it_may(
     lake: Path, models: Path, tmp_path: Path, secret_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(lake, tmp_path / "lake")
     config = configured(tmp_path / "lake", tmp_path / "out", models / "identity", secret_file, rows_per_shard=100)
-    works = []
-    monkeypatch.setattr(job_module, "_stream", lambda work, *_: works.append(work) or 0.0)
-    with pytest.raises(StorageFault):
-        anonymize(config)
-    work = works[0]
-    images = sorted((tmp_path / "lake").glob("*_*.png"))
-    images[0].unlink()
-    images[1].write_bytes(images[1].read_bytes() + b"\0")
-    spans = np.array([[0, work.catalog.rows]])
-    table = ingest(pa.table({"id": [0]}), spans, work)
+    work = work_on(config, monkeypatch)
+    (tmp_path / "lake" / "00000001_000.png").unlink()
+    with pytest.raises(StorageFault, match=r"a listed file is gone from the lake \(row \d+ of the catalog\)") as caught:
+        ingested(work)
+    assert "00000001" not in str(caught.value)
+    table = ingested(replace(work, allow_missing=True))
     assert table.schema.equals(INGESTED)
-    reasons = {row["reason"] for row in table.to_pylist() if row["stage"] == "fetch"}
-    assert reasons == {"SourceGone", "SourceChanged"}
-    table = ingest(pa.table({"id": [0]}), spans, replace(work, max_bytes=2000))
-    assert {row["reason"] for row in table.to_pylist() if row["stage"] == "fetch"} >= {"TooLarge"}
-    shutil.rmtree(tmp_path / "lake")
-    with pytest.raises(StorageFault, match="nothing found at"):
-        ingest(pa.table({"id": [0]}), spans, work)
+    gone = [row for row in table.to_pylist() if row["reason"] == "SourceGone"]
+    assert [(row["stage"], row["pixels"]) for row in gone] == [("fetch", None)]
+
+
+def test_a_file_that_changed_or_is_too_large_is_quarantined(
+    lake: Path, models: Path, tmp_path: Path, secret_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(lake, tmp_path / "lake")
+    config = configured(tmp_path / "lake", tmp_path / "out", models / "identity", secret_file, rows_per_shard=100)
+    work = work_on(config, monkeypatch)
+    image = tmp_path / "lake" / "00000001_000.png"
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert [row["reason"] for row in ingested(work).to_pylist() if row["stage"] == "fetch"] == ["SourceChanged"]
+    reasons = {row["reason"] for row in ingested(replace(work, max_bytes=2000)).to_pylist() if row["stage"] == "fetch"}
+    assert reasons == {"TooLarge"}
+
+
+def test_a_worker_without_the_secret_says_so(
+    lake: Path, models: Path, tmp_path: Path, secret_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = work_on(configured(lake, tmp_path / "out", models / "identity", secret_file), monkeypatch)
+    with pytest.raises(UsageError, match="can't be read"):
+        ingested(replace(work, secret_file=tmp_path / "absent.key"))

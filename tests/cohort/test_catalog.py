@@ -99,6 +99,23 @@ def test_unusable_labels_are_refused_without_quoting_them(lake: Path, tmp_path: 
     assert "Jane" not in str(caught.value)
 
 
+def test_a_label_that_fits_two_files_is_refused(lake: Path, tmp_path: Path) -> None:
+    (lake / "copy").mkdir()
+    (lake / "copy" / "001.png").write_bytes(b"another patient")
+    (tmp_path / "labels.csv").write_text(HEADER + "001.png,Mass,0,1\n")
+    with pytest.raises(UsageError, match="1 names fit several files"):
+        build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c"), labels=str(tmp_path / "labels.csv")))
+
+
+def test_a_catalog_is_for_its_owner_only_and_means_the_same_everywhere(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = build_catalog(CatalogConfig(source="lake", out="c"))
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
+    assert (made.root, made.uri) == (str(lake), str(tmp_path / "c"))
+
+
 def test_excluded_patterns_are_counted(lake: Path, tmp_path: Path) -> None:
     made = build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c"), exclude=("*.txt", "ward1/*")))
     assert made.rows + made.skipped == 27

@@ -23,7 +23,7 @@ MODEL = {"name": "m", "version": "1", "fingerprint": "f", "settings": {"kind": "
 
 
 def job(rows: int = 10, rows_per_shard: int = 4) -> Job:
-    return Job(rows, rows_per_shard, "native", "catalog", "key", MODEL, audited=False)
+    return Job(rows, rows_per_shard, "native", 4, {}, "source", "catalog", "key", MODEL, audited=False)
 
 
 def png(value: int, size: int = 64) -> bytes:
@@ -187,6 +187,42 @@ def test_verify_notices_every_kind_of_damage(store: Store) -> None:
         damage(Path(damaged.root))
         report = verify(damaged)
         assert any(sentence in problem for problem in report.problems), (sentence, report.problems)
+
+
+def test_verify_takes_nothing_on_trust(store: Store) -> None:
+    first = Path("data/part-000000-of-000003.parquet")
+    nothing = pa.array([None] * 4, PUBLISHED.field("image").type)
+    cases = [
+        ("images are damaged", lambda t: t.set_column(2, PUBLISHED.field("image"), nothing)),
+        ("images are damaged", lambda t: with_image(t, lambda data: data[:20])),
+        ("values of view", lambda t: t.set_column(6, PUBLISHED.field("view"), pa.array(["Roe^Jane"] * 4))),
+        ("none of the 14", lambda t: t.set_column(8, PUBLISHED.field("findings"), pa.array([["Jane"]] * 4))),
+        ("columns or types", lambda t: t.replace_schema_metadata({**t.schema.metadata, "comment": "Roe^Jane"})),
+    ]
+    for number, (sentence, change) in enumerate(cases):
+        damaged = Store(f"{store.root}-{number}")
+        publish(damaged, job())
+        rewrite(Path(damaged.root) / first, change)
+        assert any(sentence in problem for problem in verify(damaged).problems), sentence
+
+
+def test_a_killed_write_leaves_nothing_in_a_finished_tree(store: Store) -> None:
+    claim(store, job())
+    (Path(store.root) / "data").mkdir()
+    (Path(store.root) / "data" / ".tmp-0123").write_bytes(b"half a shard")
+    publish(store, job())
+    assert not list(Path(store.root).rglob(".tmp-*"))
+
+
+def test_a_shard_is_written_a_row_group_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An Arrow binary array ends at 2 GiB: a shard of large images must never be joined into one.
+    from prichexy.lake import shards
+
+    monkeypatch.setattr(shards, "ROWS_PER_GROUP", 2)
+    many = pa.concat_tables([rows(start, start + 1) for start in range(7)])
+    table = pq.read_table(io.BytesIO(shards.published_bytes(many)))
+    assert table["image_id"].to_pylist() == sorted(many["image_id"].to_pylist())
+    assert pq.ParquetFile(io.BytesIO(shards.published_bytes(many))).num_row_groups == 4
 
 
 def test_an_altered_manifest_is_not_believed(store: Store) -> None:
