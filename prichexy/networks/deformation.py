@@ -87,8 +87,9 @@ def smooth_as_published(grid_N2HW: Tensor) -> Tensor:
         Shape (N, 2, H, W).
     """
     # Products of two normal densities in the grid's own precision, divided by their sum: of several ways to write the
-    # kernel, the one that gives the published grid to the last bit. Others move its coordinates by one rounding, and
-    # the gradients of a training step, which pass through thousands of thresholds, by 0.3 %.
+    # kernel, the one that gives the published grid to the last bit. Others move its coordinates by one rounding. That
+    # can put a ReLU of the critics on the other side of zero, and one or two such flips, as any other rounding brings
+    # them about, change the gradient of a training step by some 0.3 %.
     distance = torch.arange(GAUSSIAN_SIDE, device=grid_N2HW.device).to(grid_N2HW.dtype) - GAUSSIAN_SIDE // 2
     density = torch.exp(-((distance / GAUSSIAN_SIGMA) ** 2) / 2) / (GAUSSIAN_SIGMA * math.sqrt(2 * math.pi))
     kernel = torch.outer(density, density)
