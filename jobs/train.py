@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from prichexy.cli import exit_codes, run_train
+from prichexy.cli import run_train
+from prichexy.cli.console import exit_codes
 from prichexy.config import TrainConfig, load
 
 

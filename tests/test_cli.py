@@ -9,7 +9,8 @@ import torch
 import typer.main
 from typer.testing import CliRunner
 
-from prichexy.cli import app, exit_codes
+from prichexy.cli import app
+from prichexy.cli.console import exit_codes
 from prichexy.networks.flow_generator import FlowFieldGenerator
 
 

@@ -5,13 +5,11 @@ the work failed or the verdict is no, 2 bad usage or configuration.
 """
 
 import json
-import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from prichexy import config as settings
+from prichexy.cli.console import AsJson, ConfigFile, Overrides, SecretFile, TrackingUri, exit_codes, show
+from prichexy.cli.models import models
 from prichexy.errors import PrichexyError, UsageError
 
 # Ray, torch and MLflow take seconds to import: each command imports what it needs, so that --help and mistakes are
@@ -32,16 +32,7 @@ app = typer.Typer(
     help="Anonymize a data lake of chest radiographs: anatomy, header and burned-in text in one pass.\n\n"
     "Start with: `prichexy demo`",
 )
-models = typer.Typer(no_args_is_help=True, help="Models in the registry.\n\nExample: `prichexy models list`")
 app.add_typer(models, name="models")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as storage.region=eu-west-1.")
-]
-SecretFile = Annotated[Path | None, typer.Option(help="File with the project secret; or PRICHEXY_SECRET_FILE.")]
-TrackingUri = Annotated[str | None, typer.Option(help="MLflow; or MLFLOW_TRACKING_URI; else sqlite:///mlflow.db.")]
 
 
 def main() -> NoReturn:
@@ -49,60 +40,6 @@ def main() -> NoReturn:
     with exit_codes():
         app()
     sys.exit(0)
-
-
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Logging to stderr, and errors as one sentence with the exit code of their kind."""
-    # Only our own events are shown: other libraries' may quote header values and paths.
-    events = logging.StreamHandler(sys.stderr)
-    events.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
-    logging.getLogger("prichexy").handlers = [events]
-    logging.getLogger("prichexy").setLevel(logging.INFO)
-    logging.getLogger("prichexy").propagate = False
-    logging.getLogger().handlers = [logging.NullHandler()]
-    try:
-        yield
-    except PrichexyError as error:
-        _stop(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on where it stopped", 130)
-    except Exception as error:
-        # Not a user's mistake but ours. The message may quote a path or a value, so only kind and place are told.
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "?"
-        _stop(f"internal error: {type(error).__name__} at {place}; please report it", 1)
-
-
-def _stop(sentence: str, code: int) -> NoReturn:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {sentence}", markup=False)
-    sys.exit(code)
-
-
-def show(facts: dict[str, Any], as_json: bool, title: str) -> None:
-    """Print a result: for programs, or for people."""
-    if as_json:
-        print(json.dumps(facts, indent=2, default=str))
-        return
-    table = Table(title=title, show_header=False, title_justify="left", title_style="bold")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        text = (
-            ", ".join(f"{key} {count}" for key, count in value.items()) or "-"
-            if isinstance(value, dict)
-            else _text(value)
-        )
-        table.add_row(name.replace("_", " "), text)
-    Console(soft_wrap=True).print(table)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 @app.command()
@@ -333,104 +270,6 @@ def verify(
         raise PrichexyError(
             f"{destination} is not whole: {len(report.problems)} problems, the first: {report.problems[0]}"
         )
-
-
-@models.command("import")
-def models_import(
-    file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth, .pt, .pkl) or .safetensors.")],
-    name: Annotated[str, typer.Option(help="Registered name.")] = "prichexy-net",
-    mu: Annotated[
-        float | None, typer.Option(help="Largest displacement, in half image widths (flow-field; 0.01).")
-    ] = None,
-    operator: Annotated[str | None, typer.Option(help="reference (published checkpoints) or corrected.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
-    tracking_uri: TrackingUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Register a published checkpoint: weights only, nothing in the file is executed.
-
-    Example: `prichexy models import generator_lowest_total_loss.pth --name prichexy-net --mu 0.01 --operator reference`
-    """
-    from prichexy.obfuscation import convert_checkpoint
-
-    stated = {"mu": mu, "operator": operator, "precision": precision}
-    given = {name: value for name, value in stated.items() if value is not None}
-    _register(
-        lambda folder: convert_checkpoint(file, folder, given),
-        name,
-        "imported checkpoint",
-        tracking_uri,
-        as_json,
-    )
-
-
-@models.command("create")
-def models_create(
-    kind: Annotated[str, typer.Argument(help="flow-field, privacy-net, dp-pix or identity.")],
-    overrides: Overrides = None,
-    name: Annotated[str | None, typer.Option(help="Registered name; the kind by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights of an untrained network.")] = 42,
-    tracking_uri: TrackingUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Register a model that needs no checkpoint: DP-Pix, the identity, or an untrained network for trials.
-
-    Example: `prichexy models create dp-pix cell=8 epsilon=0.1 --name dp-pix-8`
-    """
-    from prichexy.obfuscation import create_untrained
-
-    given = settings.parse_overrides(overrides or ())
-    _register(
-        lambda folder: create_untrained(kind, folder, seed, given), name or kind, "untrained", tracking_uri, as_json
-    )
-
-
-def _register(fill: Callable[[Path], object], name: str, origin: str, tracking_uri: str | None, as_json: bool) -> None:
-    import tempfile
-
-    from prichexy.registry import Registry
-
-    with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
-        fill(Path(folder))
-        made = Registry(tracking_uri).register(Path(folder), name, origin)
-    facts = {"model": f"models:/{made.name}/{made.version}", **made.settings.recorded()}
-    show({**facts, "fingerprint": made.fingerprint}, as_json, "Registered")
-
-
-@models.command("list")
-def models_list(tracking_uri: TrackingUri = None, as_json: AsJson = False) -> None:
-    """List every version of every model, with its obfuscation settings.
-
-    Example: `prichexy models list --tracking-uri sqlite:///mlflow.db`
-    """
-    from prichexy.registry import Registry
-
-    found = [
-        {
-            "model": f"models:/{model.name}/{model.version}",
-            "aliases": ", ".join(model.aliases),
-            **model.settings.recorded(),
-            "audited": model.audited,
-            "created": model.created,
-        }
-        for model in Registry(tracking_uri).list()
-    ]
-    if as_json:
-        print(json.dumps(found, indent=2, default=str))
-        return
-    table = Table(title=f"Models: {len(found)}", title_justify="left", title_style="bold")
-    for column in ("model", "aliases", "kind", "settings", "audited", "created"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("model", "kind"))
-    for facts in found:
-        rest = {
-            key: value for key, value in facts.items() if key not in ("model", "aliases", "kind", "audited", "created")
-        }
-        created = facts["created"].strftime("%Y-%m-%d %H:%M") if facts["created"] else ""
-        described = " ".join(f"{key}={value}" for key, value in rest.items())
-        table.add_row(
-            facts["model"], facts["aliases"], facts["kind"], described, "yes" if facts["audited"] else "no", created
-        )
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
 @app.command()
