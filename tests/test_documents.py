@@ -9,8 +9,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from prichexy import config
-from prichexy.config import AnonymizeConfig, load
+from prichexy.config import AnonymizeConfig, PrepareConfig, Settings, TrainConfig, load
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,23 +35,32 @@ def row(name: str, default: Any, description: str) -> str:
     return f"| `{name}` | {shown} | {description} |"
 
 
-def test_readme_lists_every_setting_of_the_main_job() -> None:
+@pytest.mark.parametrize("kind", [AnonymizeConfig, PrepareConfig, TrainConfig])
+def test_readme_lists_every_setting(kind: type[BaseModel]) -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
-    missing = [text for text in (row(*setting) for setting in settings(AnonymizeConfig)) if text not in lines]
+    missing = [text for text in (row(*setting) for setting in settings(kind)) if text not in lines]
     assert missing == []
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_job_configuration_is_valid(file: Path) -> None:
-    kinds = {"anonymize": AnonymizeConfig}
-    if (trains := getattr(config, "TrainConfig", None)) is not None:
-        kinds["train"] = trains
+    kinds: dict[str, type[Settings]] = {"anonymize": AnonymizeConfig, "train": TrainConfig}
     assert load(kinds[file.stem.split("-")[0]], file)
 
 
 def test_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text()
-    for command in ("keygen", "models import", "anonymize", "verify", "quarantine", "catalog", "demo"):
+    for command in (
+        "keygen",
+        "models import",
+        "anonymize",
+        "verify",
+        "quarantine",
+        "catalog",
+        "prepare",
+        "train",
+        "demo",
+    ):
         assert f"prichexy {command}" in text or f"make {command}" in text, command
 
 
