@@ -6,7 +6,7 @@ sees all three, and can decide them for the gradient.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -31,16 +31,18 @@ class Watch:
     Args:
         networks: hooked, in place. Their ReLUs no longer work in place, which changes no value.
         choice: sides to compute on; None leaves every threshold to itself.
+        keep: names whose inputs are recorded, for all together take a gigabyte.
 
     Attributes:
-        inputs: of each threshold, as they came; for `SAMPLING` coordinates (x, y) in pixels.
+        inputs: of those thresholds, as they came; for `SAMPLING` coordinates (x, y) in pixels.
         sides: that each threshold would take of itself.
     """
 
-    def __init__(self, networks: Networks, choice: Choice | None = None) -> None:
+    def __init__(self, networks: Networks, choice: Choice | None = None, keep: Container[str] = ()) -> None:
         self.inputs: dict[str, Tensor] = {}
         self.sides: dict[str, Tensor] = {}
         self._choice = choice
+        self._keep = keep
         self._calls: Counter[str] = Counter()
         for name, network in networks._asdict().items():
             for path, module in network.named_modules():
@@ -65,9 +67,10 @@ class Watch:
         return see
 
     def _decide(self, key: str, x: Tensor, own: Tensor) -> Tensor:
-        side = own if self._choice is None else self._choice(key, own)
-        self.inputs[key], self.sides[key] = x.detach(), own
-        return side
+        self.sides[key] = own
+        if key in self._keep:
+            self.inputs[key] = x.detach()
+        return own if self._choice is None else self._choice(key, own)
 
     def around(self, warp: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
         """`prichexy.networks.deformation.warp` with its cells watched."""
@@ -76,7 +79,7 @@ class Watch:
             half_extent = (images_N1HW.shape[-1] - 1) / 2  # of square images
             pixels_NHW2 = (grid_NHW2.detach() + 1) * half_extent
             own = pixels_NHW2.floor()
-            side = self._decide(SAMPLING, pixels_NHW2, own)
+            side = self._decide(SAMPLING, pixels_NHW2, own).to(pixels_NHW2.dtype)
             if side is not own:
                 # Just inside the cell: the image is continuous, so its values stay as they are.
                 inside = torch.where(side == own, pixels_NHW2, pixels_NHW2.clamp(side + 1e-9, side + 1 - 1e-9))
