@@ -6,11 +6,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
 from prichexy.config import RayConfig
-from prichexy.errors import UsageError
+from prichexy.errors import PrichexyError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def connected(config: RayConfig) -> Iterator[Capacity]:
         else:
             cores = config.num_cpus or len(os.sched_getaffinity(0))
             # Two logical cores at least: an actor and a task must fit beside each other.
-            ray.init(address="local", num_cpus=max(2, cores), include_dashboard=False, **quiet)
+            _start(num_cpus=max(2, cores), include_dashboard=False, **quiet)
     except (ConnectionError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
         if not address:
             raise
@@ -68,6 +69,19 @@ def connected(config: RayConfig) -> Iterator[Capacity]:
         yield _capacity(config)
     finally:
         ray.shutdown()
+
+
+def _start(**settings: Any) -> None:
+    """Start a local Ray; on a busy machine its first start can exceed Ray's own patience, so there is a second."""
+    try:
+        ray.init(address="local", **settings)
+    except Exception:  # Ray raises nothing more specific
+        ray.shutdown()
+        try:
+            ray.init(address="local", **settings)
+        except Exception as error:
+            reason = f"{type(error).__name__}; is the machine overloaded, or /tmp or /dev/shm full?"
+            raise PrichexyError(f"Ray did not start on this machine ({reason})") from None
 
 
 def _check_address(address: str) -> None:

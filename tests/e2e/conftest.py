@@ -79,7 +79,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "-s3.port.lance=0",
         "-master.telemetry=false",
         "-ip.bind=127.0.0.1",
-        "-volume.max=20",
+        "-volume.max=100",
         "-master.volumeSizeLimitMB=256",
         "-s3",
         f"-s3.port={s3_port}",
