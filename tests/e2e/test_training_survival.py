@@ -1,4 +1,4 @@
-"""Training survives what happens to long jobs, a killed worker and a killed driver; and a real MLflow server."""
+"""Training survives what happens to long jobs: a killed worker and a killed driver."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 from prichexy.lake.storage import Store
 from prichexy.registry import Registry
 from prichexy.training.checkpoints import Checkpoints
-from tests.e2e.conftest import S3Server, free_ports
 from tests.training.phantom_table import TINY, phantom_table
 
 pytestmark = pytest.mark.e2e
@@ -142,57 +141,3 @@ def test_a_killed_driver_goes_on_in_the_same_mlflow_run(table: str, undisturbed:
     approximately(outcome(tmp_path), undisturbed)
     once = [list(range(1, EPOCHS + 1))]
     assert logged_steps(tmp_path) == {"epoch": once, "validation/auc": once, "images_per_second": once}
-
-
-@pytest.fixture
-def mlflow_server(s3: S3Server, tmp_path: Path) -> Iterator[str]:
-    """An MLflow server with its own database, whose artifacts lie on the S3 server."""
-    pytest.importorskip("boto3", reason="MLflow reaches S3 by boto3, which is in the dev extras")
-    s3.client().mkdir("mlflow")
-    (port,) = free_ports(1)
-    database = f"sqlite:///{tmp_path}/server.db"
-    words = ["server", "--backend-store-uri", database, "--artifacts-destination", "s3://mlflow/artifacts"]
-    words += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, **s3.environment(), "MLFLOW_S3_ENDPOINT_URL": s3.endpoint}
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *words], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            uri = f"http://127.0.0.1:{port}"
-            wait_for(lambda: server.poll() is not None or _answers(uri))
-            assert server.poll() is None, (tmp_path / "server.log").read_text()[-2000:]
-            yield uri
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def _answers(uri: str) -> bool:
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def test_an_mlflow_server_with_artifacts_on_s3_keeps_runs_figures_and_model(
-    table: str, mlflow_server: str, s3: S3Server, tmp_path: Path
-) -> None:
-    words = command(table, tmp_path, mlflow_server)
-    words[words.index("verifier")] = "generator"
-    one_epoch = ["pretraining.epochs=1", "adversarial.epochs=1", "pairs.train=48", "figures=true"]
-    done = subprocess.run([*words, *one_epoch], capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    registry = Registry(mlflow_server)
-    assert summary["model"] == "models:/prichexy-net/1"
-    version = registry.fetch(summary["model"], tmp_path)
-    assert (version.settings.mu, version.settings.image_size) == (0.05, 64)
-    stored = s3.client().find("mlflow/artifacts")
-    assert sum(name.endswith("weights.safetensors") for name in stored) == 1
-    assert sum(name.endswith("figures/epoch-00001.png") for name in stored) == 2
-    with registry.asked() as client:
-        assert client.get_run(summary["mlflow_run"]).info.status == "FINISHED"
