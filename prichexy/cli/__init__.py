@@ -239,7 +239,7 @@ def quarantine(
         return
     table = Table(title=f"Quarantined: {len(rows):,}", title_justify="left", title_style="bold")
     for column in ("row", "stage", "reason", "message", *(["source"] if catalog else [])):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
