@@ -24,10 +24,11 @@ import torch
 from prichexy.cohort.catalog import Catalog, read_rows
 from prichexy.config import StorageConfig
 from prichexy.deid import Pseudonyms
-from prichexy.errors import PrichexyError, Quarantined, StorageFault
+from prichexy.errors import PrichexyError, Quarantined
 from prichexy.imaging import DecodeLimits, Radiograph, decode, encode_png, from_unit, resize, to_unit
 from prichexy.lake.commit import Job, commit_shard
 from prichexy.lake.shards import PUBLISHED, QUARANTINE
+from prichexy.lake.source import read_source
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import from_bytes
 
@@ -130,27 +131,8 @@ def ingest(number: pa.Table, spans: "np.ndarray[Any, np.dtype[np.int64]]", work:
 
 
 def _fetched(source: Store, row: Row, work: Work) -> bytes | Quarantined:
-    """The source file's bytes, or why it can't be had; a fault of the store itself is raised.
-
-    A listed file that is gone is taken for a lake that is not there (an empty mount point looks just so), unless the
-    job allows files to be missing.
-    """
-    if row["size"] > work.max_bytes:
-        return Quarantined("fetch", "TooLarge", f"the file has more than the {work.max_bytes:,} bytes that are allowed")
     where = f"row {row['row_id']} of the catalog"
-    try:
-        data = source.read(row["uri"])
-    except FileNotFoundError:
-        if work.allow_missing:
-            return Quarantined("fetch", "SourceGone", "the file was there when the lake was listed and is gone now")
-        raise StorageFault(
-            f"a listed file is gone from the lake ({where}): is it mounted? If files may vanish, set allow_missing=true"
-        ) from None
-    except StorageFault as fault:
-        raise StorageFault(f"{fault} ({where})") from None
-    if len(data) != row["size"]:
-        return Quarantined("fetch", "SourceChanged", "the file has another size than when the lake was listed")
-    return data
+    return read_source(source, row["uri"], row["size"], work.max_bytes, where, work.allow_missing)
 
 
 def _ingested(row: Row, data: bytes | Quarantined, pseudonyms: Pseudonyms, work: Work) -> Row:

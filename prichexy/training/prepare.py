@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from prichexy.cluster import connected
 from prichexy.cohort.catalog import open_catalog
 from prichexy.cohort.plan import PlannedPart, TablePlan, claim, patients_per_split, plan_table, read_planned
 from prichexy.cohort.splits import SPLITS
@@ -27,6 +28,7 @@ from prichexy.cohort.table import FACTS_FILE, PartFacts, TableFacts, fingerprint
 from prichexy.config import PrepareConfig, StorageConfig
 from prichexy.errors import PrichexyError, Quarantined, StorageFault, UsageError
 from prichexy.imaging import DecodeLimits, decode, from_unit, resize, to_unit
+from prichexy.lake.source import read_source
 from prichexy.lake.storage import Store
 from prichexy.progress import Progress
 
@@ -219,32 +221,16 @@ def _fetched(source: Store, planned: pa.Table, max_bytes: int) -> Iterator[bytes
     waiting: deque[Future[bytes | Quarantined]] = deque()
     with ThreadPoolExecutor(source.options.connections) as pool:
         for uri, size in zip(planned["uri"].to_pylist(), planned["size"].to_pylist(), strict=True):
-            waiting.append(pool.submit(_fetch, source, uri, size, max_bytes))
+            waiting.append(pool.submit(read_source, source, uri, size, max_bytes, "an image of the table", True))
             if len(waiting) > source.options.connections:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _fetch(source: Store, uri: str, size: int, max_bytes: int) -> bytes | Quarantined:
-    """A source file, or why it can't be had; a fault of the store itself is raised."""
-    if size > max_bytes:
-        return Quarantined("fetch", "TooLarge", f"the file has {size:,} bytes; {max_bytes:,} are allowed")
-    try:
-        data = source.read(uri)
-    except FileNotFoundError:
-        source.check_readable()  # the whole lake gone is the store's fault, not the image's
-        return Quarantined("fetch", "SourceGone", "the file was there when the lake was listed and is gone now")
-    if len(data) != size:
-        return Quarantined("fetch", "SourceChanged", f"the file has {len(data):,} bytes; {size:,} were listed")
-    return data
-
-
 def _stream(work: TableWork, total: int, config: PrepareConfig) -> float:
     """Make the parts that are to do, as tasks of Ray Data; seconds, Ray's start left out."""
     import ray.data
-
-    from prichexy.cluster import connected
 
     todo = sum(part.stop - part.start for part in work.parts)
     with connected(config.ray):
