@@ -1,5 +1,6 @@
 """The job survives what happens to long jobs: a killed driver, a full disk; and Ray's own job submission."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -119,24 +120,33 @@ def test_a_full_disk_fails_the_job_which_goes_on_when_there_is_space(
 
 
 @pytest.fixture
-def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray head with its job server; the address for `ray job submit`."""
-    port, dashboard, client = free_ports(3)
-    start = [str(BIN / "ray"), "start", "--head", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2"]
-    start += [
-        "--min-worker-port=40000",
-        "--max-worker-port=49999",
-        f"--ray-client-server-port={client}",
-        "--include-dashboard=true",
-        "--disable-usage-stats",
-    ]
+def ray_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A Ray head with its job server; the address for `ray job submit`.
+
+    It ends with its process group: ``ray stop`` would also end the Ray that other tests of this process use.
+    """
+    port, dashboard, client, agent = free_ports(4)
     short = Path("/tmp") / f"pxr{os.getpid()}"  # socket paths must be short
+    start = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    start += [f"--ray-client-server-port={client}", f"--temp-dir={short}", "--num-cpus=2"]
+    start += ["--min-worker-port=40000", "--max-worker-port=49999", f"--dashboard-agent-listen-port={agent}"]
+    start += ["--include-dashboard=true", "--disable-usage-stats"]
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # as a cluster that others can reach should run
     subprocess.run([str(BIN / "ray"), "get-auth-token", "--generate"], check=True, capture_output=True, timeout=60)
-    subprocess.run([*start, f"--temp-dir={short}"], check=True, capture_output=True, timeout=120)
-    yield f"http://127.0.0.1:{dashboard}"
-    subprocess.run([str(BIN / "ray"), "stop", "--force"], check=True, capture_output=True, timeout=60)
-    shutil.rmtree(short, ignore_errors=True)
+    with (tmp_path / "head.log").open("w") as log:
+        head = subprocess.Popen(start, stdout=log, stderr=log, start_new_session=True)
+    try:
+        jobs = [str(BIN / "ray"), "job", "list", "--address", f"http://127.0.0.1:{dashboard}"]
+        deadline = time.monotonic() + 120
+        while subprocess.run(jobs, capture_output=True, timeout=60).returncode:
+            assert head.poll() is None and time.monotonic() < deadline, (tmp_path / "head.log").read_text()
+            time.sleep(1)
+        yield f"http://127.0.0.1:{dashboard}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def test_a_submitted_job_publishes_the_same_rows(

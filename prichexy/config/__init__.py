@@ -1,0 +1,66 @@
+"""Every setting, typed and validated: from a YAML file, overridden as ``key=value``; an unknown key is an error.
+
+Configuration is read once, at the edge; functions below take values.
+"""
+
+from prichexy.config.loading import (
+    load,
+    parse_overrides,
+)
+from prichexy.config.preparing import (
+    LabelColumns,
+    PrepareConfig,
+    SplitConfig,
+)
+from prichexy.config.publishing import (
+    DEFAULT_MODEL,
+    AnonymizeConfig,
+    CatalogConfig,
+)
+from prichexy.config.shared import (
+    SECRET_VARIABLE,
+    LimitsConfig,
+    RayConfig,
+    Settings,
+    StorageConfig,
+    StoragePlace,
+    secret_file,
+)
+from prichexy.config.training import (
+    AdversarialConfig,
+    ClassifierConfig,
+    ComputeConfig,
+    GeneratorConfig,
+    PairsConfig,
+    PretrainingConfig,
+    StageConfig,
+    TrainConfig,
+    VerifierConfig,
+)
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "SECRET_VARIABLE",
+    "AdversarialConfig",
+    "AnonymizeConfig",
+    "CatalogConfig",
+    "ClassifierConfig",
+    "ComputeConfig",
+    "GeneratorConfig",
+    "LabelColumns",
+    "LimitsConfig",
+    "PairsConfig",
+    "PrepareConfig",
+    "PretrainingConfig",
+    "RayConfig",
+    "Settings",
+    "SplitConfig",
+    "StageConfig",
+    "StorageConfig",
+    "StoragePlace",
+    "TrainConfig",
+    "VerifierConfig",
+    "load",
+    "parse_overrides",
+    "secret_file",
+]

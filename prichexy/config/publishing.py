@@ -1,0 +1,61 @@
+"""Settings of the commands that publish: `catalog` and `anonymize`."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from prichexy.config.shared import SECRET_VARIABLE, LimitsConfig, RayConfig, Settings, StorageConfig, resolved
+
+DEFAULT_MODEL = "models:/prichexy-net@champion"
+
+
+class CatalogConfig(Settings):
+    """`prichexy catalog`: lists a lake."""
+
+    source: str = Field(description="folder or s3:// prefix of radiographs")
+    out: str = Field(description="folder or prefix for the catalog; private: it names source files")
+    labels: str | None = Field(None, description="CSV with NIH's columns (Image Index, Finding Labels, Patient ID)")
+    exclude: tuple[str, ...] = Field((), description="glob patterns of paths to leave out, such as '*.csv'")
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+
+
+class AnonymizeConfig(Settings):
+    """`prichexy anonymize`: the main job."""
+
+    source: str = Field(description="a lake (folder or s3:// prefix), or a catalog made by `prichexy catalog`")
+    destination: str = Field(description="folder or s3:// prefix for the published shards")
+    model: str = Field(DEFAULT_MODEL, description="models:/NAME/VERSION, models:/NAME@ALIAS, or a model folder")
+    secret_file: Path | None = Field(None, description=f"file with the project secret; {SECRET_VARIABLE} when unset")
+    resolution: Literal["native", "256"] = Field("native", description="publish at native size, or at 256 x 256")
+    allow_unaudited: bool = Field(False, description="publish with a model that has no passing audit; is stamped")
+    work_dir: str | None = Field(
+        None, description="private place for the job's catalog; DESTINATION.private for a local destination"
+    )
+    labels: str | None = Field(None, description="as in `prichexy catalog`, when SOURCE is a lake")
+    exclude: tuple[str, ...] = Field((), description="as in `prichexy catalog`, when SOURCE is a lake")
+    allow_missing: bool = Field(
+        False, description="quarantine files that vanish after listing, instead of stopping (an unmounted lake?)"
+    )
+    rows_per_shard: int | None = Field(
+        None, ge=1, le=65_536, description="images a shard: 128 at native size, 1,024 at 256, when unset"
+    )
+    chunk: int = Field(16, ge=1, le=1024, description="images that travel together between stages")
+    tracking_uri: str | None = Field(None, description="MLflow; MLFLOW_TRACKING_URI or sqlite:///mlflow.db when unset")
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _places_differ(self) -> Self:
+        inner, outer = resolved(self.source), resolved(self.destination)
+        if inner.startswith(outer) or outer.startswith(inner):
+            raise ValueError("source and destination must not lie within each other")
+        if self.work_dir is not None and resolved(self.work_dir).startswith(outer):
+            raise ValueError("work_dir names source files and must not lie within destination")
+        return self
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a full shard."""
+        return self.rows_per_shard or (128 if self.resolution == "native" else 1024)

@@ -1,0 +1,143 @@
+"""Settings of `train`; the defaults are the paper's."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from prichexy.config.shared import RayConfig, Settings, StorageConfig
+
+
+class StageConfig(Settings):
+    """How one network, or the generator with its critics, is trained; the lowest validation loss decides."""
+
+    epochs: int = Field(ge=1, le=100_000, description="most epochs")
+    batch: int = Field(64, ge=2, description="images or pairs of one step, all workers together")
+    learning_rate: float = Field(1e-4, gt=0, description="at the start")
+    patience: int | None = Field(None, ge=1, description="epochs without a lower validation loss before it stops early")
+    decay_patience: int | None = Field(
+        None, ge=0, description="epochs without a lower validation loss before the learning rate is divided by 10"
+    )
+
+
+class ClassifierConfig(StageConfig):
+    """The classifier of the 14 findings; CheXNet's recipe."""
+
+    epochs: int = Field(100, ge=1, le=100_000, description="most epochs")
+    batch: int = Field(16, ge=2, description="images of one step, all workers together")
+    learning_rate: float = Field(0.01, gt=0, description="at the start")
+    patience: int | None = Field(10, ge=1, description="epochs without a lower validation loss before it stops early")
+    decay_patience: int | None = Field(1, ge=0, description="as in every stage")
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="sgd has momentum 0.9 and weight decay 1e-4")
+    backbone: Literal["densenet121", "resnet18", "tiny"] = Field(
+        "densenet121", description="tiny: from 64 px, for CPUs"
+    )
+    weights: Path | None = Field(None, description="file it starts from: own weights, or ImageNet's of its backbone")
+
+
+class VerifierConfig(StageConfig):
+    """The patient verifier; the paper's recipe for its attacker."""
+
+    epochs: int = Field(100, ge=1, le=100_000, description="most epochs")
+    batch: int = Field(32, ge=2, description="pairs of one step, all workers together")
+    patience: int | None = Field(5, ge=1, description="epochs without a lower validation loss before it stops early")
+    optimiser: Literal["sgd", "adam"] = Field("adam", description="sgd has momentum 0.9 and weight decay 1e-4")
+    backbone: Literal["resnet50", "resnet18", "tiny"] = Field("resnet50", description="tiny: for CPUs")
+    weights: Path | None = Field(None, description="file it starts from: own weights, or ImageNet's of its backbone")
+
+
+class PretrainingConfig(StageConfig):
+    """The generator's pretraining: its images shall be the originals."""
+
+    epochs: int = Field(200, ge=1, le=100_000, description="most epochs")
+    patience: int | None = Field(5, ge=1, description="epochs without a lower validation loss before it stops early")
+
+
+class AdversarialConfig(StageConfig):
+    """The generator against verifier and classifier."""
+
+    epochs: int = Field(250, ge=1, le=100_000, description="most epochs")
+    verifier_learning_rate: float = Field(1e-4, gt=0, description="of the verifier, Adam")
+    classifier_learning_rate: float = Field(1e-4, gt=0, description="of the classifier, SGD")
+    auxiliary_weight: float = Field(1.0, ge=0, description="of the classifier's loss in the generator's")
+    verification_weight: float = Field(1.0, ge=0, description="of the verifier's loss in the generator's")
+    keep: Literal["total", "auxiliary", "verification", "latest"] = Field(
+        "total", description="which generator is registered: of the lowest such validation loss, or the last"
+    )
+
+
+class GeneratorConfig(Settings):
+    """What is trained to obfuscate; as in the obfuscation's settings, image size and precision left out."""
+
+    kind: Literal["flow-field", "privacy-net"] = Field("flow-field", description="PriCheXy-Net, or Privacy-Net")
+    mu: float | None = Field(None, gt=0, le=0.1, description="flow-field: largest displacement, in half image widths")
+    operator: Literal["corrected", "reference"] | None = Field(None, description="flow-field: how a field deforms")
+    features: int | None = Field(None, ge=1, le=256, description="filters of the first block; as published when unset")
+    weights: Path | None = Field(None, description="a generator's checkpoint; it stands for the pretraining")
+
+
+class PairsConfig(Settings):
+    """Pairs of images of one patient, and of two: generated, or the authors' lists."""
+
+    train: int = Field(10_000, ge=4, description="training pairs; fewer when the table has no more")
+    validation: int = Field(2_000, ge=4, description="validation pairs; fewer when the table has no more")
+    test: int = Field(5_000, ge=4, description="test pairs; fewer when the table has no more")
+    per_patient: int = Field(6, ge=1, description="most same-patient pairs of one patient")
+    train_list: str | None = Field(None, description="the authors' list: image, image, 0 or 1, tab-separated")
+    validation_list: str | None = Field(None, description="the same for validation")
+    test_list: str | None = Field(None, description="the same for the test")
+
+
+class ComputeConfig(Settings):
+    """How training computes, and on what."""
+
+    workers: int = Field(1, ge=1, le=4096, description="processes that share each batch; one a GPU")
+    gpu: bool = Field(False, description="each worker has a GPU")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of each worker, and cores that it reserves")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of networks; weights stay float32")
+    channels_last: bool = Field(True, description="memory layout of the networks")
+    compile: bool = Field(False, description="torch.compile; needs a C++ compiler on CPUs")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm of one update")
+    sync_batchnorm: bool = Field(False, description="batch norm over all workers' images; GPUs only")
+    max_failures: int = Field(3, ge=0, description="workers lost before the job stops; it goes on from its checkpoint")
+
+    @model_validator(mode="after")
+    def _gpus_synchronize(self) -> Self:
+        if self.sync_batchnorm and not self.gpu:
+            raise ValueError("sync_batchnorm needs gpu: torch synchronizes batch norm on GPUs only")
+        return self
+
+
+class TrainConfig(Settings):
+    """`prichexy train`: from a training table to a registered model. The defaults are the paper's."""
+
+    stage: Literal["classifier", "verifier", "generator", "all"] = Field(
+        "all", description="generator: its pretraining, then adversarially; all: classifier and verifier before"
+    )
+    table: str = Field(description="a training table made by `prichexy prepare`")
+    storage_path: str = Field(description="folder or s3:// prefix for runs, which all workers reach; private")
+    run: str = Field("train", pattern=r"^[A-Za-z0-9][\w.-]*$", description="its name; a run of that name goes on")
+    cache: Path | None = Field(None, description="private folder of each worker, for a table in object storage")
+    seed: int = Field(42, ge=0, lt=2**32, description="of weights, pairs and the order of images")
+    pairs: PairsConfig = PairsConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
+    adversarial: AdversarialConfig = AdversarialConfig()
+    compute: ComputeConfig = ComputeConfig()
+    figures: bool = Field(
+        False, description="put validation images into MLflow; only for phantoms, or radiographs that may be shown"
+    )
+    figure_every: int = Field(5, ge=1, description="epochs from one figure to the next")
+    register_as: str | None = Field("prichexy-net", description="registered name of the generator; null: none")
+    tracking_uri: str | None = Field(None, description="MLflow; MLFLOW_TRACKING_URI or sqlite:///mlflow.db when unset")
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _shares_are_equal(self) -> Self:
+        for name in ("classifier", "verifier", "pretraining", "adversarial"):
+            if getattr(self, name).batch % self.compute.workers:
+                raise ValueError(f"{name}.batch must be a multiple of compute.workers, so that workers share equally")
+        return self
