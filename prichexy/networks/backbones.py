@@ -1,8 +1,11 @@
-"""The residual networks of verifier and classifier, with torchvision's key names and random weights."""
+"""MONAI's networks for verifier and classifier, with random weights.
+
+MONAI is imported where it is used: it takes seconds, which every worker with a small network, and every command that
+only deforms, would wait.
+"""
 
 from typing import Any, Literal
 
-from monai.networks.nets import resnet18, resnet50
 from torch import nn
 
 ResNet = Literal["resnet18", "resnet50"]
@@ -15,6 +18,8 @@ def resnet(depth: ResNet, outputs: int) -> nn.Module:
         depth: ``resnet18`` or ``resnet50``.
         outputs: size of its last layer.
     """
+    from monai.networks.nets import resnet18, resnet50
+
     # These arguments turn MONAI's ResNets into torchvision's: stem of stride 2, projections without bias.
     arguments: dict[str, Any] = {
         "spatial_dims": 2,
@@ -26,4 +31,16 @@ def resnet(depth: ResNet, outputs: int) -> nn.Module:
         "pretrained": False,
     }
     network: nn.Module = resnet50(**arguments) if depth == "resnet50" else resnet18(**arguments)
+    return network
+
+
+def densenet121(outputs: int) -> nn.Module:
+    """DenseNet-121 for three channels, with MONAI's own key names.
+
+    Args:
+        outputs: size of its last layer.
+    """
+    from monai.networks.nets import DenseNet121
+
+    network: nn.Module = DenseNet121(spatial_dims=2, in_channels=3, out_channels=outputs, pretrained=False)
     return network

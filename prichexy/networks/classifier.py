@@ -6,12 +6,11 @@ Shape suffixes: N batch, C channel, H height, W width, F finding.
 import re
 from typing import Any, Literal, get_args
 
-from monai.networks.nets import DenseNet121
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prichexy.findings import FINDINGS
-from prichexy.networks.backbones import resnet
+from prichexy.networks.backbones import densenet121, resnet
 from prichexy.networks.grey_input import ImageNetInput, check_size
 from prichexy.networks.small_resnet import SmallResNet
 
@@ -79,7 +78,7 @@ class Classifier(nn.Module):
         self.input_size = INPUT_SIDE if input_size is None and backbone == "densenet121" else input_size
         self.normalise: nn.Module = nn.Identity() if backbone == "tiny" else ImageNetInput()
         if backbone == "densenet121":
-            self.model: nn.Module = DenseNet121(spatial_dims=2, in_channels=3, out_channels=findings, pretrained=False)
+            self.model: nn.Module = densenet121(findings)
             self.register_state_dict_post_hook(_publish_keys)  # type: ignore[no-untyped-call]
             self.register_load_state_dict_pre_hook(_accept_published_keys)  # type: ignore[no-untyped-call]
         else:
