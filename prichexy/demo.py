@@ -12,66 +12,151 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from prichexy.anonymize import Summary, anonymize
+from prichexy.audit.job import Audited, audit
+from prichexy.cluster import connected
+from prichexy.cohort.catalog import build_catalog
 from prichexy.cohort.phantom import PhantomCohort, write_mixed
-from prichexy.config import AnonymizeConfig
-from prichexy.deid import Pseudonyms, create_secret_file
+from prichexy.config import (
+    AnonymizeConfig,
+    AuditConfig,
+    CatalogConfig,
+    PrepareConfig,
+    RayConfig,
+    SplitConfig,
+    TrainConfig,
+)
+from prichexy.deid import Pseudonyms, create_secret_file, read_secret_file
 from prichexy.errors import PrichexyError, UsageError
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import verify
-from prichexy.obfuscation import create_untrained
 from prichexy.progress import Progress
-from prichexy.registry import Registry
+from prichexy.registry import Registry, promote
+from prichexy.training.loop import TrainedSummary, train
+from prichexy.training.prepare import prepare
+from prichexy.verdict import VerdictError
 
 MODEL = "phantom-net"
 
+SIZE = 64
+"""Edge of the training table's images: small networks learn from them in a minute a stage."""
 
-def run(folder: Path, patients: int, seed: int) -> dict[str, Any]:
-    """Draw a lake, register a model, publish the lake, verify it, and picture one radiograph before and after.
+
+def run(folder: Path, patients: int, seed: int, size: int = 512) -> dict[str, Any]:
+    """Draw a lake, train a model on it, audit it, publish the lake, verify it, and picture one radiograph.
 
     Args:
         folder: for everything that the demo makes; a demo that was killed goes on in it.
-        patients: how many phantom patients.
-        seed: of cohort and model.
+        patients: how many phantom patients; about a third of them judge the model.
+        seed: of cohort, splits and networks.
+        size: edge of the phantoms' images, in pixels.
 
     Returns:
         The demo's figures, in the order in which a person reads them.
 
     Raises:
-        UsageError: the folder holds a demo of another seed or size.
+        UsageError: the folder holds a demo of another seed or size, or the patients are too few to audit on.
         PrichexyError: what was published is not whole.
     """
-    lake, published, key = folder / "lake", folder / "published", folder / "project.key"
+    lake, catalog, published, key = (folder / name for name in ("lake", "catalog", "published", "project.key"))
     folder.mkdir(parents=True, exist_ok=True)
-    _draw(lake, patients, seed, folder / "planted.csv")
+    _draw(lake, patients, seed, size, folder / "planted.csv")
     if not key.exists():
         create_secret_file(key)
-    tracking = f"sqlite:///{(folder / 'mlflow.db').absolute()}"
-    say = Console(stderr=True, soft_wrap=True, highlight=False).print
-    model = _model(folder / "model", tracking, seed)
-    say(f"{model} is untrained and unaudited: the demo says --allow-unaudited, and the manifest says so too")
-    summary = anonymize(
-        AnonymizeConfig(
-            source=str(lake),
-            destination=str(published),
-            model=model,
-            secret_file=key,
-            allow_unaudited=True,
-            labels=str(lake / "labels.csv"),
-            exclude=("*.csv",),
-            tracking_uri=tracking,
+    listed = CatalogConfig(source=str(lake), out=str(catalog), labels=str(lake / "labels.csv"), exclude=("*.csv",))
+    build_catalog(listed)
+    splits = SplitConfig(seed=seed, train=0.5, validation=0.2, test=0.3)
+    with connected(RayConfig()):  # one Ray for all steps
+        prepare(PrepareConfig(catalog=str(catalog), out=str(folder / "table"), size=SIZE, splits=splits))
+        trained = train(training_config(folder, seed))
+        audited = audit(audit_config(folder, seed, trained.model or ""))
+        allowed = _promoted(audited, key, _tracking(folder))
+        summary = anonymize(
+            AnonymizeConfig(
+                source=str(catalog),
+                destination=str(published),
+                model=f"models:/{MODEL}@champion" if allowed else trained.model or "",
+                secret_file=key,
+                allow_unaudited=not allowed,
+                tracking_uri=_tracking(folder),
+            )
         )
-    )
     with Progress("verify", summary.rows) as progress:
         report = verify(Store(str(published)), progress.advance)
     if not report.whole:
         raise PrichexyError(f"the demo's publication is not whole: {report.problems[0]}")
     picture = _before_and_after(lake, published, Pseudonyms.from_file(key), folder / "before-after.png")
-    return _figures(summary, picture, key, tracking)
+    return _figures(trained, audited, allowed, summary, picture, key, _tracking(folder))
 
 
-def _draw(lake: Path, patients: int, seed: int, planted: Path) -> None:
+def _tracking(folder: Path) -> str:
+    return f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+
+
+def _promoted(audited: Audited, key: Path, tracking_uri: str) -> bool:
+    """The gate at work: champion if the verdict is yes; otherwise the refusal is shown, and the demo goes on."""
+    say = Console(stderr=True, soft_wrap=True, highlight=False).print
+    try:
+        promote(Registry(tracking_uri), audited.record.model.uri, read_secret_file(key), "the demo's audit")
+    except VerdictError as refusal:
+        say(f"promotion refused, as it should be: {refusal}", markup=False)
+        say("the demo goes on with --allow-unaudited, and every shard says so", markup=False)
+        return False
+    say(f"{audited.record.model.uri} passed by limits that are for demonstration only, and is champion", markup=False)
+    return True
+
+
+def audit_config(folder: Path, seed: int, model: str) -> AuditConfig:
+    """How the demo audits: few runs, and limits that are for demonstration only."""
+    trained = training_config(folder, seed)
+    return AuditConfig.model_validate(
+        {
+            "model": model,
+            "table": str(folder / "table"),
+            "out": str(folder / "audits"),
+            "secret_file": folder / "project.key",
+            "training_run": str(folder / "runs" / "demo"),
+            "seeds": 2,
+            "seed": seed,
+            "pairs": {"train": 400, "validation": 100, "test": 200},
+            "strength": (100, 200),
+            "verifier": trained.verifier.model_dump(),
+            "classifier": trained.classifier.model_dump(),
+            "thresholds": {"strongest_auc": 0.75, "strongest_upper": 0.85, "utility_loss": 0.1, "folded_share": 0.01},
+            "gallery": 4,  # phantoms: patients who never lived may be shown
+            "tracking_uri": _tracking(folder),
+        }
+    )
+
+
+def training_config(folder: Path, seed: int) -> TrainConfig:
+    """What the demo trains: small networks, few epochs; it shows that training works, not how good it gets.
+
+    ``jobs/configs/train-demo.yaml`` says the same to `prichexy train` (a test compares them).
+    """
+    return TrainConfig.model_validate(
+        {
+            "stage": "all",
+            "table": str(folder / "table"),
+            "storage_path": str(folder / "runs"),
+            "run": "demo",
+            "seed": seed,
+            "pairs": {"train": 400, "validation": 100, "test": 100, "per_patient": 10},
+            "classifier": {"backbone": "tiny", "optimiser": "adam", "learning_rate": 1e-3, "epochs": 12, "batch": 16},
+            "verifier": {"backbone": "tiny", "learning_rate": 1e-3, "epochs": 12, "batch": 16},
+            "generator": {"kind": "flow-field", "mu": 0.05, "operator": "corrected", "features": 8},
+            "pretraining": {"epochs": 2, "batch": 16, "learning_rate": 1e-3},
+            "adversarial": {"epochs": 6, "batch": 16, "learning_rate": 1e-3},
+            "compute": {"workers": 1, "threads": 1},
+            "figures": True,  # phantoms: patients who never lived may be shown
+            "register_as": MODEL,
+            "tracking_uri": _tracking(folder),
+        }
+    )
+
+
+def _draw(lake: Path, patients: int, seed: int, size: int, planted: Path) -> None:
     """The phantom lake: PNG and DICOM, and three files that can't be read, as every real lake has them."""
-    cohort = PhantomCohort(patients, seed)
+    cohort = PhantomCohort(patients, seed, size=size)
     drawn = lake / f".drawn-{patients}-{seed}"
     if drawn.exists():
         return
@@ -85,16 +170,6 @@ def _draw(lake: Path, patients: int, seed: int, planted: Path) -> None:
     (lake / "empty.dcm").write_bytes(b"")
     drawn.touch()
     assert labels == lake / "labels.csv"
-
-
-def _model(folder: Path, tracking_uri: str, seed: int) -> str:
-    registry = Registry(tracking_uri)
-    versions = [version for version in registry.list() if version.name == MODEL]
-    if versions:
-        return f"models:/{MODEL}/{versions[0].version}"
-    create_untrained("flow-field", folder, seed, {})
-    made = registry.register(folder, MODEL, "untrained, for the demo")
-    return f"models:/{MODEL}/{made.version}"
 
 
 def _before_and_after(lake: Path, published: Path, pseudonyms: Pseudonyms, out: Path) -> Path:
@@ -116,9 +191,24 @@ def _before_and_after(lake: Path, published: Path, pseudonyms: Pseudonyms, out: 
     return out
 
 
-def _figures(summary: Summary, picture: Path, key: Path, tracking_uri: str) -> dict[str, Any]:
+def _figures(
+    trained: TrainedSummary,
+    audited: Audited,
+    allowed: bool,
+    summary: Summary,
+    picture: Path,
+    key: Path,
+    tracking_uri: str,
+) -> dict[str, Any]:
     command = sys.argv[0] if Path(sys.argv[0]).name == "prichexy" else "prichexy"
     return {
+        "model": trained.model,
+        "minutes to train": round(trained.seconds / 60, 1),
+        "attackers": {one.name: f"{one.auc_mean:.2f}" for one in audited.record.attackers},
+        "strongest": audited.record.verdict.strongest,
+        "findings": _utility_sentence(audited),
+        "verdict": " ".join(audited.record.verdict.reasons),
+        "audit report": audited.report,
         "images in": summary.rows,
         "published": summary.published,
         "quarantined": summary.quarantined,
@@ -129,5 +219,12 @@ def _figures(summary: Summary, picture: Path, key: Path, tracking_uri: str) -> d
         "before and after": str(picture),
         "next": f"{command} quarantine {summary.destination} --catalog {summary.catalog}",
         "your own images": f"{command} anonymize IMAGES OUT --model models:/{summary.model} "
-        f"--secret-file {key} --tracking-uri {tracking_uri} --allow-unaudited",
+        f"--secret-file {key} --tracking-uri {tracking_uri}{'' if allowed else ' --allow-unaudited'}",
     }
+
+
+def _utility_sentence(audited: Audited) -> str:
+    utility = audited.record.utility
+    if utility.mean_original is None or utility.mean_anonymized is None:
+        return "no finding is in some of the test images only"
+    return f"mean AUC {utility.mean_original:.2f} on originals, {utility.mean_anonymized:.2f} on anonymized images"

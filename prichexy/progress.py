@@ -16,11 +16,11 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Progress:
-    """Counts images towards a total; use as a context manager."""
+    """Counts images, or what `unit` says, towards a total; use as a context manager."""
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
-        """Start at `done` (by earlier runs) of `total` images."""
-        self.what, self.total, self.done = what, total, done
+    def __init__(self, what: str, total: int, done: int = 0, unit: str = "images") -> None:
+        """Start at `done` (by earlier runs) of `total`."""
+        self.what, self.total, self.done, self.unit = what, total, done, unit
         self._before = done
         self._began = self._told = time.monotonic()
         self._bar: Bar | None = None
@@ -59,8 +59,9 @@ class Progress:
         """So many are done in all."""
         self.done = done
         if self._bar:
-            self._bar.update(self._task, completed=done, rate=f"{self.rate:.1f} images/s")
+            self._bar.update(self._task, completed=done, rate=f"{self.rate:.1f} {self.unit}/s")
         elif time.monotonic() - self._told > SECONDS_BETWEEN_LINES:
             self._told = time.monotonic()
             left = f", about {(self.total - done) / self.rate:.0f} s left" if self.rate else ""
-            log.info("%s: %d of %d images, %.1f images/s%s", self.what, done, self.total, self.rate, left)
+            rate = f"{self.rate:.1f}" if self.rate >= 1 else f"{self.rate:.2g}"
+            log.info("%s: %d of %d %s, %s %s/s%s", self.what, done, self.total, self.unit, rate, self.unit, left)

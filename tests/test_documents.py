@@ -9,7 +9,16 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from prichexy.config import AnonymizeConfig, PrepareConfig, Settings, TrainConfig, load
+from prichexy.config import (
+    AnonymizeConfig,
+    AuditConfig,
+    CompareConfig,
+    PrepareConfig,
+    PromoteConfig,
+    Settings,
+    TrainConfig,
+    load,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,7 +30,9 @@ def settings(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from settings(inner, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field.get_default(), field.description or ""
+            # A default from the environment is none here, and described in words.
+            default = None if field.default_factory is not None else field.get_default()
+            yield f"{prefix}{name}", default, field.description or ""
 
 
 def row(name: str, default: Any, description: str) -> str:
@@ -35,7 +46,7 @@ def row(name: str, default: Any, description: str) -> str:
     return f"| `{name}` | {shown} | {description} |"
 
 
-@pytest.mark.parametrize("kind", [AnonymizeConfig, PrepareConfig, TrainConfig])
+@pytest.mark.parametrize("kind", [AnonymizeConfig, PrepareConfig, TrainConfig, AuditConfig, PromoteConfig])
 def test_readme_lists_every_setting(kind: type[BaseModel]) -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     missing = [text for text in (row(*setting) for setting in settings(kind)) if text not in lines]
@@ -44,7 +55,11 @@ def test_readme_lists_every_setting(kind: type[BaseModel]) -> None:
 
 @pytest.mark.parametrize("file", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_job_configuration_is_valid(file: Path) -> None:
-    kinds: dict[str, type[Settings]] = {"anonymize": AnonymizeConfig, "train": TrainConfig}
+    kinds: dict[str, type[Settings]] = {
+        "anonymize": AnonymizeConfig,
+        "compare": CompareConfig,
+        "train": TrainConfig,
+    }
     assert load(kinds[file.stem.split("-")[0]], file)
 
 
@@ -59,6 +74,9 @@ def test_readme_names_every_command() -> None:
         "catalog",
         "prepare",
         "train",
+        "audit",
+        "audit compare",
+        "promote",
         "demo",
     ):
         assert f"prichexy {command}" in text or f"make {command}" in text, command

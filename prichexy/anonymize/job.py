@@ -18,14 +18,16 @@ from prichexy.anonymize.stages import SMALL, Obfuscate, Work, encode, ingest, pu
 from prichexy.cluster import Capacity, connected
 from prichexy.cohort.catalog import Catalog, build_catalog, open_catalog
 from prichexy.config import AnonymizeConfig, CatalogConfig, secret_file
-from prichexy.deid import Pseudonyms
+from prichexy.deid import Pseudonyms, read_secret_file
 from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.imaging import DecodeLimits
 from prichexy.lake.commit import Job, claim, committed_shards, finish, read_job, read_manifest
+from prichexy.lake.shards import UNAUDITED
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import load, to_bytes
 from prichexy.progress import Progress
-from prichexy.registry import ModelVersion, Registry
+from prichexy.registry import ModelVersion, Registry, passing_audit
+from prichexy.verdict import VerdictError, audit_id
 
 log = logging.getLogger("prichexy.anonymize")
 
@@ -41,6 +43,7 @@ class Summary:
         destination: where the shards are.
         model: name/version.
         audited: whether the model had a passing audit.
+        audit_id: which; ``unaudited`` where there is none.
         rows: source files in the catalog.
         published: of them in shards.
         quarantined: of them in quarantine.
@@ -57,6 +60,7 @@ class Summary:
     destination: str
     model: str
     audited: bool
+    audit_id: str
     rows: int
     published: int
     quarantined: int
@@ -77,6 +81,7 @@ def anonymize(config: AnonymizeConfig) -> Summary:
 
     Raises:
         UsageError: a setting can't work (secret, model, source, destination); nothing was started.
+        VerdictError: no audit allows the model; nothing was started.
         StorageFault: a store failed; what was committed stays, and the same command goes on.
     """
     began = time.monotonic()
@@ -85,13 +90,16 @@ def anonymize(config: AnonymizeConfig) -> Summary:
     assert secret is not None
     destination = Store(config.destination, config.storage)
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
-        model = Registry(config.tracking_uri).fetch(config.model, Path(folder))
-        _check_model(model, config)
+        registry = Registry(config.tracking_uri)
+        model = registry.fetch(config.model, Path(folder))
+        there = read_job(destination)
+        audit = _audit(registry, model, config, read_secret_file(secret), there)
+        _check_resolution(model, config)
         weights = to_bytes(model.folder)
-    resume = read_job(destination) is not None
+    resume = there is not None
     destination.check_writable()
     catalog = _catalog(config, pseudonyms, resume)
-    job = _job(config, catalog, model, pseudonyms)
+    job = _job(config, catalog, model, audit, pseudonyms)
     claim(destination, job)
     committed = committed_shards(destination)
     todo = [shard for shard in range(job.shards) if shard not in committed]
@@ -118,6 +126,7 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         destination=config.destination,
         model=work.model_version,
         audited=job.audited,
+        audit_id=job.audit_id,
         rows=job.rows,
         published=manifest["counts"]["published"],
         quarantined=manifest["counts"]["quarantined"],
@@ -132,12 +141,33 @@ def anonymize(config: AnonymizeConfig) -> Summary:
     )
 
 
-def _check_model(model: ModelVersion, config: AnonymizeConfig) -> None:
-    if not model.audited and not config.allow_unaudited:
-        raise UsageError(
-            f"model {model.name}/{model.version} has no passing audit: audit it, or say --allow-unaudited "
-            "(which is stamped into the manifest)"
-        )
+def _audit(registry: Registry, model: ModelVersion, config: AnonymizeConfig, secret: bytes, there: Job | None) -> str:
+    """Id of the audit that allows the model, its seal, model and verdict proven; or `UNAUDITED`, as the user asked for.
+
+    A job that goes on keeps the audit that it began with, so that its shards stay the same byte for byte, as long as
+    the latest one passed too.
+
+    Raises:
+        VerdictError: no audit allows the model.
+    """
+    if config.allow_unaudited:
+        return UNAUDITED
+    try:
+        latest = passing_audit(registry, model, secret)
+        identifier = audit_id(latest)
+        ours = (model.name, model.version)
+        if there is not None and there.audited and (there.model["name"], there.model["version"]) == ours:
+            identifier = audit_id(passing_audit(registry, model, secret, there.audit_id))
+    except VerdictError as error:
+        raise VerdictError(
+            error.kind, f"{error}, or say --allow-unaudited (which is stamped into every shard and the manifest)"
+        ) from None
+    if latest.resolution != config.resolution:
+        log.warning("the audit %s looked at resolution %s, not at %s", identifier, latest.resolution, config.resolution)
+    return identifier
+
+
+def _check_resolution(model: ModelVersion, config: AnonymizeConfig) -> None:
     native = load(model.folder).native
     if config.resolution == "native" and not native:
         raise UsageError(f"a model of kind {model.settings.kind} can't publish at native size: use --resolution 256")
@@ -180,7 +210,7 @@ def _catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, resume: bool) -> C
     )
 
 
-def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, pseudonyms: Pseudonyms) -> Job:
+def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, audit: str, pseudonyms: Pseudonyms) -> Job:
     return Job(
         rows=catalog.rows,
         rows_per_shard=config.shard_rows,
@@ -196,7 +226,8 @@ def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, pseudon
             "fingerprint": model.fingerprint,
             "settings": model.settings.recorded(),
         },
-        audited=model.audited,
+        audited=audit != UNAUDITED,
+        audit_id=audit,
     )
 
 

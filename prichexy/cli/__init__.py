@@ -17,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from prichexy import config as settings
+from prichexy.cli.audit import audit
 from prichexy.cli.console import AsJson, ConfigFile, Overrides, SecretFile, TrackingUri, exit_codes, show
 from prichexy.cli.models import models
+from prichexy.cli.promotion import promote
 from prichexy.errors import PrichexyError, UsageError
 
 # Ray, torch and MLflow take seconds to import: each command imports what it needs, so that --help and mistakes are
@@ -33,6 +35,8 @@ app = typer.Typer(
     "Start with: `prichexy demo`",
 )
 app.add_typer(models, name="models")
+app.add_typer(audit, name="audit")
+app.command()(promote)
 
 
 def main() -> NoReturn:
@@ -301,7 +305,7 @@ def phantom(
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for everything that the demo makes.")] = Path("demo"),
-    patients: Annotated[int, typer.Option(min=2, help="How many phantom patients.")] = 40,
+    patients: Annotated[int, typer.Option(min=2, help="How many phantom patients.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of cohort and model.")] = 42,
     as_json: AsJson = False,
 ) -> None:

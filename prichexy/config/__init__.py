@@ -3,6 +3,15 @@
 Configuration is read once, at the edge; functions below take values.
 """
 
+from prichexy.config.audit import (
+    AuditConfig,
+    AuditPairs,
+    AuditSettings,
+    CompareConfig,
+    ComparedModel,
+    PromoteConfig,
+    Thresholds,
+)
 from prichexy.config.loading import (
     load,
     parse_overrides,
@@ -43,8 +52,13 @@ __all__ = [
     "SECRET_VARIABLE",
     "AdversarialConfig",
     "AnonymizeConfig",
+    "AuditConfig",
+    "AuditPairs",
+    "AuditSettings",
     "CatalogConfig",
     "ClassifierConfig",
+    "CompareConfig",
+    "ComparedModel",
     "ComputeConfig",
     "GeneratorConfig",
     "LabelColumns",
@@ -52,12 +66,14 @@ __all__ = [
     "PairsConfig",
     "PrepareConfig",
     "PretrainingConfig",
+    "PromoteConfig",
     "RayConfig",
     "Settings",
     "SplitConfig",
     "StageConfig",
     "StorageConfig",
     "StoragePlace",
+    "Thresholds",
     "TrainConfig",
     "VerifierConfig",
     "load",

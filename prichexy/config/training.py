@@ -18,6 +18,9 @@ class StageConfig(Settings):
     decay_patience: int | None = Field(
         None, ge=0, description="epochs without a lower validation loss before the learning rate is divided by 10"
     )
+    cosine_decay: bool = Field(
+        False, description="instead, the learning rate falls along half a cosine over all epochs, down to 0"
+    )
 
 
 class ClassifierConfig(StageConfig):
@@ -41,9 +44,19 @@ class VerifierConfig(StageConfig):
     epochs: int = Field(100, ge=1, le=100_000, description="most epochs")
     batch: int = Field(32, ge=2, description="pairs of one step, all workers together")
     patience: int | None = Field(5, ge=1, description="epochs without a lower validation loss before it stops early")
-    optimiser: Literal["sgd", "adam"] = Field("adam", description="sgd has momentum 0.9 and weight decay 1e-4")
-    backbone: Literal["resnet50", "resnet18", "tiny"] = Field("resnet50", description="tiny: for CPUs")
+    optimiser: Literal["sgd", "adam", "adamw"] = Field(
+        "adam", description="sgd has momentum 0.9 and weight decay 1e-4, adamw a weight decay of 0.05"
+    )
+    backbone: Literal["resnet50", "resnet18", "tiny"] = Field("resnet50", description="tiny: from 64 px, for CPUs")
     weights: Path | None = Field(None, description="file it starts from: own weights, or ImageNet's of its backbone")
+    compare: Literal["pairs", "batch"] = Field(
+        "pairs",
+        description="what a step learns from: its pairs; or same-patient pairs, drawn anew for each epoch, with all "
+        "comparisons between their images",
+    )
+    augmentation: float = Field(
+        0.0, ge=0, le=3, description="strength of random changes of training images (position, exposure); 1 is usual"
+    )
 
 
 class PretrainingConfig(StageConfig):

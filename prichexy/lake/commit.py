@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prichexy.errors import PrichexyError, StorageFault, UsageError
-from prichexy.lake.shards import digest, published_bytes, quarantine_bytes
+from prichexy.lake.shards import UNAUDITED, digest, published_bytes, quarantine_bytes
 from prichexy.lake.storage import Store
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 JOB = "_job.json"
 MANIFEST = "_MANIFEST.json"
 SUCCESS = "_SUCCESS"
@@ -43,6 +43,7 @@ class Job:
         key_id: which project secret.
         model: name, version, fingerprint of the weights and obfuscation settings.
         audited: whether the model had a passing audit; False means ``--allow-unaudited`` was given.
+        audit_id: which audit, stamped into each shard; ``unaudited`` where there is none.
     """
 
     rows: int
@@ -55,6 +56,7 @@ class Job:
     key_id: str
     model: dict[str, Any]
     audited: bool
+    audit_id: str = UNAUDITED
     format_version: int = FORMAT_VERSION
 
     @property
@@ -171,7 +173,7 @@ def commit_shard(store: Store, job: Job, shard: int, rows: pa.Table) -> Commit:
     bad = rows.filter(pc.invert(is_published))
     quarantine = _put(store, job.quarantine_path(shard), len(bad), quarantine_bytes(bad)) if len(bad) else None
     good = rows.filter(is_published)
-    data = _put(store, job.data_path(shard), len(good), published_bytes(good)) if len(good) else None
+    data = _put(store, job.data_path(shard), len(good), published_bytes(good, job.audit_id)) if len(good) else None
     reasons = {pair["values"]: pair["counts"] for pair in pc.value_counts(bad["reason"]).to_pylist()}
     commit = Commit(shard, start, stop, data, quarantine, dict(sorted(reasons.items())))
     store.write(commit_path(shard), _json(asdict(commit)))

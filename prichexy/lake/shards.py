@@ -55,12 +55,18 @@ def _features(schema: pa.Schema) -> bytes:
     return json.dumps({"info": {"features": features}}).encode()
 
 
-PUBLISHED_METADATA = {b"huggingface": _features(PUBLISHED)}
+UNAUDITED = "unaudited"
+"""Stands for the audit's id where there is none."""
 
 
-def published_bytes(table: pa.Table) -> bytes:
+def published_metadata(audit_id: str) -> dict[bytes, bytes]:
+    """What a data shard's schema carries: Hugging Face's features, and which audit allowed the model."""
+    return {b"huggingface": _features(PUBLISHED), b"prichexy.audit": audit_id.encode()}
+
+
+def published_bytes(table: pa.Table, audit_id: str = UNAUDITED) -> bytes:
     """A data shard: rows of `PUBLISHED`, sorted by image_id so that their order tells nothing of the source."""
-    return _parquet(table, PUBLISHED.with_metadata(PUBLISHED_METADATA), "image_id")
+    return _parquet(table, PUBLISHED.with_metadata(published_metadata(audit_id)), "image_id")
 
 
 def quarantine_bytes(table: pa.Table) -> bytes:

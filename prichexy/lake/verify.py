@@ -21,7 +21,7 @@ from prichexy.errors import PrichexyError
 from prichexy.findings import FINDINGS
 from prichexy.imaging import LATERALITIES, VIEWS
 from prichexy.lake.commit import JOB, MANIFEST, SUCCESS, Commit, FileFacts, Job, commit_path, read_manifest
-from prichexy.lake.shards import PUBLISHED, PUBLISHED_METADATA, QUARANTINE, digest
+from prichexy.lake.shards import PUBLISHED, QUARANTINE, digest, published_metadata
 from prichexy.lake.storage import Store
 
 PSEUDONYM = re.compile(r"[0-9a-f]{32}")
@@ -45,12 +45,14 @@ class Report:
         shards: how many were read.
         model: name and version, as the manifest has them.
         audited: whether the job's model had a passing audit.
+        audit_id: which; ``unaudited`` where there is none.
         problems: one sentence each; empty means whole.
     """
 
     rows: int
     model: str
     audited: bool
+    audit_id: str
     published: int = 0
     quarantined: int = 0
     bytes: int = 0
@@ -88,7 +90,8 @@ def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> 
     if manifest is None:
         raise PrichexyError(f"{store.uri} is not finished: _SUCCESS or its manifest is missing or altered")
     job = Job(**manifest["job"])
-    report = Report(rows=job.rows, model=f"{job.model['name']}/{job.model['version']}", audited=job.audited)
+    model = f"{job.model['name']}/{job.model['version']}"
+    report = Report(rows=job.rows, model=model, audited=job.audited, audit_id=job.audit_id)
     commits = [Commit.from_facts(entry) for entry in manifest["shards"]]
     if [(commit.row_start, commit.row_stop) for commit in commits] != [job.span(shard) for shard in range(job.shards)]:
         report.problems.append("the shards' row ranges do not cover the catalog exactly once")
@@ -119,7 +122,7 @@ def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> 
 
 def _check_shard(store: Store, job: Job, commit: Commit) -> _ShardFindings:
     problems: list[str] = []
-    data = _read_table(store, commit.data, PUBLISHED, problems)
+    data = _read_table(store, commit.data, PUBLISHED.with_metadata(published_metadata(job.audit_id)), problems)
     quarantine = _read_table(store, commit.quarantine, QUARANTINE, problems)
     image_ids = data["image_id"].to_pylist()
     for column, may_be_null in (("image_id", False), ("patient_id", True)):
@@ -168,8 +171,7 @@ def _read_table(store: Store, facts: FileFacts | None, schema: pa.Schema, proble
     except (pa.ArrowException, OSError):
         problems.append(f"{facts.path} is not readable Parquet")
         return schema.empty_table()
-    expected = PUBLISHED_METADATA if schema is PUBLISHED else None
-    if not table.schema.equals(schema) or table.schema.metadata != expected:
+    if not table.schema.equals(schema) or table.schema.metadata != schema.metadata:
         problems.append(f"{facts.path} has columns or types that are not published")
         return schema.empty_table()
     if len(table) != facts.rows:

@@ -1,4 +1,4 @@
-"""Models and training runs in MLflow: the only package that imports it."""
+"""Models, audits, promotions and training runs in MLflow: the only package that imports it."""
 
 import os
 
@@ -7,8 +7,25 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
 
+from prichexy.registry.audits import passing_audit, read_audit, store_audit
 from prichexy.registry.models import DEFAULT_TRACKING_URI, ModelVersion, Registry
+from prichexy.registry.promotion import CHAMPION, PREVIOUS, Promotion, promote, roll_back
 from prichexy.registry.runs import RunLog, open_run
 
-__all__ = ["DEFAULT_TRACKING_URI", "ModelVersion", "Registry", "RunLog", "open_run"]
+__all__ = [
+    "CHAMPION",
+    "DEFAULT_TRACKING_URI",
+    "PREVIOUS",
+    "ModelVersion",
+    "Promotion",
+    "Registry",
+    "RunLog",
+    "open_run",
+    "passing_audit",
+    "promote",
+    "read_audit",
+    "roll_back",
+    "store_audit",
+]

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from mlflow.exceptions import MlflowException
 
 from prichexy.errors import PrichexyError, UsageError
 from prichexy.obfuscation import ObfuscationSettings, fingerprint_of, parse_settings, read
+from prichexy.verdict import ModelUnderAudit, VerdictError
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 EXPERIMENT = "prichexy"
 ARTIFACT = "model"
 SETTING_TAG, FINGERPRINT_TAG = "prichexy.setting.", "prichexy.fingerprint"
+AUDIT_TAG, PASSED_TAG = "prichexy.audit.id", "prichexy.audit.passed"
 
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
 
@@ -39,7 +41,10 @@ class ModelVersion:
         version: registered version; the fingerprint's first 12 digits for a folder.
         settings: kind, mu, operator, image size, precision and so on.
         fingerprint: SHA-256 over settings and weights.
-        audited: whether a passing audit of exactly this version is on record.
+        audited: whether the registry's tags say that its latest audit passed. For people: promotion and publishing
+            believe the sealed record only.
+        audit_id: of its latest audit; None without one.
+        run_id: MLflow run that holds its files and audits; None for a folder.
         aliases: such as ``champion``.
         created: when, UTC.
         folder: where it was fetched to; empty path until then.
@@ -50,9 +55,27 @@ class ModelVersion:
     settings: ObfuscationSettings
     fingerprint: str
     audited: bool = False
+    audit_id: str | None = None
+    run_id: str | None = None
     aliases: tuple[str, ...] = ()
     created: datetime | None = None
     folder: Path = field(default=Path(), compare=False)
+
+    @property
+    def registered(self) -> bool:
+        """Whether it is in a registry."""
+        return self.run_id is not None
+
+    def under_audit(self) -> ModelUnderAudit:
+        """The model as an audit's record names it."""
+        settings = self.settings.recorded()
+        return ModelUnderAudit(
+            name=self.name if self.registered else None,
+            version=self.version if self.registered else None,
+            fingerprint=self.fingerprint,
+            kind=settings.pop("kind"),
+            settings=settings,
+        )
 
 
 class Registry:
@@ -88,7 +111,7 @@ class Registry:
                 for found in _pages(client.search_model_versions, filter_string=f"name='{name}'"):
                     if found.run_id == run_id and found.tags.get(FINGERPRINT_TAG) == digest:
                         created = _time(found.creation_timestamp)
-                        return ModelVersion(name, str(found.version), settings, digest, created=created)
+                        return ModelVersion(name, str(found.version), settings, digest, run_id=run_id, created=created)
             client.log_artifacts(run.info.run_id, str(folder), ARTIFACT)
             if run_id is None:
                 client.set_terminated(run.info.run_id)
@@ -100,7 +123,9 @@ class Registry:
             made = client.create_model_version(
                 name, source=f"{run.info.artifact_uri}/{ARTIFACT}", run_id=run.info.run_id, tags=tags
             )
-        return ModelVersion(name, str(made.version), settings, digest, created=_time(made.creation_timestamp))
+        return ModelVersion(
+            name, str(made.version), settings, digest, run_id=run.info.run_id, created=_time(made.creation_timestamp)
+        )
 
     def fetch(self, uri: str, into: Path) -> ModelVersion:
         """The model that a URI names, its files fetched.
@@ -115,11 +140,27 @@ class Registry:
         """
         if not uri.startswith("models:"):
             return _from_folder(Path(uri))
+        return self.fetch_version(self.find(uri), into)
+
+    def find(self, uri: str) -> ModelVersion:
+        """The registered version that a URI names, as its tags describe it; no file is fetched.
+
+        Args:
+            uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+
+        Raises:
+            UsageError: no such model, version or alias, or a URI of another form.
+            PrichexyError: the registry can't be reached.
+        """
         match = _MODEL_URI.fullmatch(uri)
         if not match:
             raise UsageError(
                 f"setting model: '{uri}' is not models:/NAME/VERSION, models:/NAME@ALIAS or a model folder"
             )
+        absent = UsageError(
+            f"setting model: there is no {uri} in the registry {_without_password(self.uri)} "
+            "(see `prichexy models list`)"
+        )
         with self.asked() as client:
             try:
                 if match["alias"]:
@@ -128,26 +169,35 @@ class Registry:
                     found = client.get_model_version(match["name"], match["version"])
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    raise UsageError(
-                        f"setting model: there is no {uri} in the registry {_without_password(self.uri)} "
-                        "(see `prichexy models list`)"
-                    ) from None
+                    raise absent from None
                 raise
+        if FINGERPRINT_TAG not in found.tags:
+            raise UsageError(f"setting model: {uri} was not registered by prichexy (see `prichexy models list`)")
+        return _version_of(found, tuple(found.aliases))
+
+    def fetch_version(self, found: ModelVersion, into: Path) -> ModelVersion:
+        """A registered version with its files, which are proven to be those that were registered.
+
+        Args:
+            found: as `find` gave it.
+            into: an empty folder for the files.
+
+        Raises:
+            VerdictError: of kind ``weights``: the files were exchanged.
+            UsageError: the files are no model.
+            PrichexyError: the registry can't be reached.
+        """
+        with self.asked() as client:
             source = client.get_model_version_download_uri(found.name, found.version)
             folder = Path(download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=self.uri))
-        registered = found.tags.get(FINGERPRINT_TAG)
         settings, digest = _described(folder)
-        if registered != digest:
-            raise PrichexyError(f"the files of {uri} are not those that were registered: their fingerprint differs")
-        return ModelVersion(
-            found.name,
-            str(found.version),
-            settings,
-            digest,
-            aliases=tuple(found.aliases),
-            created=_time(found.creation_timestamp),
-            folder=folder,
-        )
+        if found.fingerprint != digest:
+            raise VerdictError(
+                "weights",
+                f"the files of models:/{found.name}/{found.version} are not those that were registered: "
+                "their fingerprint differs",
+            )
+        return replace(found, settings=settings, folder=folder)
 
     def list(self) -> Iterator[ModelVersion]:
         """Every version of every model, newest version first within a name.
@@ -163,20 +213,8 @@ class Registry:
                     aliases.setdefault(str(version), []).append(alias)
                 versions = _pages(client.search_model_versions, filter_string=f"name='{model.name}'")
                 for found in sorted(versions, key=lambda version: -int(version.version)):
-                    settings = {
-                        key.removeprefix(SETTING_TAG): value
-                        for key, value in found.tags.items()
-                        if key.startswith(SETTING_TAG)
-                    }
                     if FINGERPRINT_TAG in found.tags:  # others in this registry are not ours
-                        yield ModelVersion(
-                            found.name,
-                            str(found.version),
-                            parse_settings(settings),
-                            found.tags[FINGERPRINT_TAG],
-                            aliases=tuple(sorted(aliases.get(str(found.version), []))),
-                            created=_time(found.creation_timestamp),
-                        )
+                        yield _version_of(found, tuple(sorted(aliases.get(str(found.version), []))))
 
     @contextmanager
     def asked(self) -> Iterator[MlflowClient]:
@@ -193,6 +231,24 @@ class Registry:
             ) from None
 
 
+def _version_of(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
+    """What MLflow's entity of a version says."""
+    settings = {
+        key.removeprefix(SETTING_TAG): value for key, value in found.tags.items() if key.startswith(SETTING_TAG)
+    }
+    return ModelVersion(
+        found.name,
+        str(found.version),
+        parse_settings(settings),
+        found.tags[FINGERPRINT_TAG],
+        audited=found.tags.get(PASSED_TAG) == "true",
+        audit_id=found.tags.get(AUDIT_TAG),
+        run_id=found.run_id,
+        aliases=aliases,
+        created=_time(found.creation_timestamp),
+    )
+
+
 def _from_folder(folder: Path) -> ModelVersion:
     if not folder.is_dir():
         raise UsageError(f"setting model: {folder} is neither a model folder nor a models:/ URI")
@@ -205,16 +261,16 @@ def _described(folder: Path) -> tuple[ObfuscationSettings, str]:
     return settings, fingerprint_of(settings, state)
 
 
-def experiment(client: MlflowClient, uri: str) -> str:
-    """Id of our experiment, made where it is missing."""
-    found = client.get_experiment_by_name(EXPERIMENT)
+def experiment(client: MlflowClient, uri: str, name: str = EXPERIMENT) -> str:
+    """Id of one of our experiments, made where it is missing."""
+    found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
     # MLflow puts artifacts of a sqlite registry into the folder of the moment; ours stay beside the database.
     location = None
     if uri.startswith("sqlite:///"):
         location = str(Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts")
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    return str(client.create_experiment(name, artifact_location=location))
 
 
 def _pages(search: Any, **kwargs: Any) -> Iterator[Any]:

@@ -55,7 +55,21 @@ class LabelledPairs(NamedTuple):
     labels: Tensor
 
 
-Batch = TypeVar("Batch", LabelledImages, ImagePairs, LabelledPairs)
+class PatientPairs(NamedTuple):
+    """Two images of each of some patients, to be compared with all images of the batch.
+
+    Attributes:
+        first: shape (P, 1, H, W).
+        second: another image of the same patient as each first, same shape.
+        patients: whose they are, as integers, shape (P,); a patient may come more than once.
+    """
+
+    first: Tensor
+    second: Tensor
+    patients: Tensor
+
+
+Batch = TypeVar("Batch", LabelledImages, ImagePairs, LabelledPairs, PatientPairs)
 Batches = Iterable[Batch]
 
 

@@ -18,6 +18,7 @@ from prichexy.networks.checkpoints import load_into
 from prichexy.training.batches import Batch, Batches
 from prichexy.training.checkpoints import Checkpoints
 from prichexy.training.compute import bare
+from prichexy.training.cosine_decay import CosineDecay
 from prichexy.training.evaluation import Gather
 from prichexy.training.samples import Reader, Samples, epoch_order, training_shares, validation_shares
 from prichexy.training.schedule import EarlyStopping, LowestLosses, decay_on_plateau
@@ -36,6 +37,7 @@ class Course:
     patience: int | None = None
     decay_patience: int | None = None
     figure_every: int = 5
+    cosine_decay: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,10 @@ def _schedules(stage: Stage[Batch]) -> tuple[LowestLosses, dict[str, Stateful]]:
     schedules: dict[str, Stateful] = {"lowest": lowest}
     if stage.course.patience is not None:
         schedules["stopping"] = EarlyStopping(stage.course.patience)
-    if stage.course.decay_patience is not None:
+    if stage.course.cosine_decay:
+        for name, optimiser in stage.optimisers.items():
+            schedules[f"decay/{name}"] = CosineDecay(optimiser, stage.course.epochs)
+    elif stage.course.decay_patience is not None:
         for name, optimiser in stage.optimisers.items():
             schedules[f"decay/{name}"] = decay_on_plateau(optimiser, stage.course.decay_patience)
     return lowest, schedules
@@ -137,15 +142,16 @@ def _restore(
 def _train_epoch(stage: Stage[Batch], world: World, seed: int, epoch: int) -> Losses:
     """Means of the epoch's losses, and how fast it went."""
     began = time.perf_counter()
-    order = epoch_order(stage.training.count, seed, epoch)
+    samples = stage.training.in_epoch(epoch)
+    order = epoch_order(samples.count, seed, epoch)
     shares = training_shares(order, stage.course.batch, world.rank, world.size)
-    reader = Reader(stage.training, shares)
+    reader = Reader(samples, shares)
     sums: Losses = {}
     for number, batch in enumerate(reader):
         for name, value in stage.step(batch, epoch * len(shares) + number).items():
             sums[name] = sums.get(name, 0.0) + value
     seconds = time.perf_counter() - began
-    images = sum(map(len, shares)) * world.size * stage.training.images
+    images = sum(map(len, shares)) * world.size * samples.images
     own = {f"train/{name}": value / len(shares) for name, value in sums.items()}
     means = world.mean({**own, "data_wait_share": reader.waited / seconds})
     return {**means, "images_per_second": images / seconds, "train_seconds": seconds}

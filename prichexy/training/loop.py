@@ -10,7 +10,6 @@ Killed at any moment, in a worker or here, the same command goes on from the las
 
 import logging
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from prichexy.config import TrainConfig
 from prichexy.errors import PrichexyError, UsageError
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import save
+from prichexy.provenance import commit
 from prichexy.registry import Registry, RunLog, open_run
 from prichexy.registry.runs import COMMIT_TAG, DATA_TAG
 from prichexy.training.checkpoints import Checkpoints, below
@@ -240,14 +240,4 @@ def _register(
 
 
 def _tags(table: TrainingTable) -> dict[str, str]:
-    return {DATA_TAG: table.facts.fingerprint, COMMIT_TAG: _commit(), "prichexy.version": version("prichexy")}
-
-
-def _commit() -> str:
-    """The git commit of this code; ``unknown`` where it was installed without its history."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    return {DATA_TAG: table.facts.fingerprint, COMMIT_TAG: commit(), "prichexy.version": version("prichexy")}

@@ -10,7 +10,7 @@ Shape suffixes: N batch, P pair, 1 the grey channel, H height, W width.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import numpy as np
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from prichexy.cohort.pairs import Pairs
 from prichexy.cohort.table import SplitRows
-from prichexy.training.batches import Batch, ImagePairs, LabelledImages, LabelledPairs
+from prichexy.errors import UsageError
+from prichexy.training.augmentation import Augmentation
+from prichexy.training.batches import Batch, ImagePairs, LabelledImages, LabelledPairs, PatientPairs
 
 Rows = NDArray[np.int64]
 
@@ -33,11 +35,17 @@ class Samples(Generic[Batch]):
         count: how many there are.
         load: the samples of some indices in [0, count), as a batch on the CPU.
         images: images of one sample, for the throughput: 2 for pairs.
+        of_epoch: the samples of an epoch, where each has others.
     """
 
     count: int
     load: Callable[[Rows], Batch]
     images: int = 1
+    of_epoch: Callable[[int], "Samples[Batch]"] | None = None
+
+    def in_epoch(self, epoch: int) -> "Samples[Batch]":
+        """Those that an epoch learns from."""
+        return self if self.of_epoch is None else self.of_epoch(epoch)
 
 
 def labelled_images(rows: SplitRows) -> Samples[LabelledImages]:
@@ -55,6 +63,48 @@ def image_pairs(rows: SplitRows, pairs: Pairs) -> Samples[ImagePairs]:
     return Samples(len(pairs), load, images=2)
 
 
+def changed_pairs(rows: SplitRows, pairs: Pairs, augmentation: Augmentation) -> Samples[ImagePairs]:
+    """The same, their images changed at random: differently in every epoch, and the two of a pair independently."""
+    owners_N = _owners(rows)
+
+    def in_epoch(epoch: int) -> Samples[ImagePairs]:
+        def load(at: Rows) -> ImagePairs:
+            first, second = _changed(rows, (pairs.first[at], pairs.second[at]), owners_N, augmentation, epoch, at)
+            return ImagePairs(first, second, torch.from_numpy(pairs.same[at]))
+
+        return Samples(len(pairs), load, images=2)
+
+    return replace(in_epoch(0), of_epoch=in_epoch)
+
+
+def patient_pairs(rows: SplitRows, draw: Callable[[int], Pairs], augmentation: Augmentation) -> Samples[PatientPairs]:
+    """Same-patient pairs, drawn anew for every epoch, their images changed at random.
+
+    Args:
+        rows: of the split.
+        draw: pairs of an epoch; those of two patients are left out.
+        augmentation: its strength may be 0, when images are mirrored only.
+
+    Raises:
+        UsageError: an epoch, such as one of listed pairs, has no pair of one patient.
+    """
+    owners_N = _owners(rows)
+
+    def in_epoch(epoch: int) -> Samples[PatientPairs]:
+        pairs = draw(epoch)
+        if not pairs.same.any():
+            raise UsageError("there is no same-patient pair to learn from: setting pairs.train_list names other pairs")
+        firsts, seconds = pairs.first[pairs.same], pairs.second[pairs.same]
+
+        def load(at: Rows) -> PatientPairs:
+            first, second = _changed(rows, (firsts[at], seconds[at]), owners_N, augmentation, epoch, at)
+            return PatientPairs(first, second, torch.from_numpy(owners_N[firsts[at]]))
+
+        return Samples(len(firsts), load, images=2)
+
+    return replace(in_epoch(0), of_epoch=in_epoch)
+
+
 def labelled_pairs(rows: SplitRows, pairs: Pairs) -> Samples[LabelledPairs]:
     """Pairs of a split's images, with the findings of the first."""
 
@@ -69,6 +119,19 @@ def labelled_pairs(rows: SplitRows, pairs: Pairs) -> Samples[LabelledPairs]:
 def _images(rows: SplitRows, at: Rows) -> Tensor:
     """uint8, (N, 1, H, W)."""
     return torch.from_numpy(rows.images(at)).unsqueeze(1)
+
+
+def _owners(rows: SplitRows) -> Rows:
+    """The patient of each image as a number from 0, shape (N,)."""
+    return np.unique(rows.patients, return_inverse=True)[1].astype(np.int64)
+
+
+def _changed(
+    rows: SplitRows, chosen: Sequence[Rows], owners_N: Rows, augmentation: Augmentation, epoch: int, at: Rows
+) -> list[Tensor]:
+    """Images of each of some choices of rows, changed; those of sample `at[i]` by that sample's random numbers."""
+    randoms, mirrored = augmentation.generators(epoch, at), augmentation.mirrored(epoch, int(owners_N.max()) + 1)
+    return [augmentation.apply(_images(rows, each), randoms, mirrored[owners_N[each]]) for each in chosen]
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> Rows:

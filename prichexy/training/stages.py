@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from prichexy.cohort.labels import read_file
 from prichexy.cohort.pairs import Pairs, draw_pairs, parse_pairs
@@ -36,15 +36,23 @@ from prichexy.training.adversarial_step import (
     adversarial_step,
     evaluate_adversarial,
 )
-from prichexy.training.batches import ImagePairs, LabelledImages, LabelledPairs
+from prichexy.training.augmentation import Augmentation
+from prichexy.training.batches import ImagePairs, LabelledImages, LabelledPairs, PatientPairs
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.classifier_step import classifier_step, evaluate_classifier
 from prichexy.training.compute import Compute, adam, bare, sgd
 from prichexy.training.epochs import Course, Stage
 from prichexy.training.figures import obfuscation_figure
 from prichexy.training.pretraining_step import evaluate_pretraining, pretraining_step
-from prichexy.training.samples import Samples, image_pairs, labelled_images, labelled_pairs
-from prichexy.training.verifier_step import evaluate_verifier, verifier_step
+from prichexy.training.samples import (
+    Samples,
+    changed_pairs,
+    image_pairs,
+    labelled_images,
+    labelled_pairs,
+    patient_pairs,
+)
+from prichexy.training.verifier_step import evaluate_verifier, patients_step, verifier_step
 from prichexy.training.world import World
 
 log = logging.getLogger("prichexy.training.stages")
@@ -52,6 +60,8 @@ log = logging.getLogger("prichexy.training.stages")
 StageName = Literal["classifier", "verifier", "pretraining", "adversarial"]
 
 FIGURE_IMAGES = 4
+
+ADAMW_DECAY = 0.05
 
 
 def stages_of(config: TrainConfig) -> tuple[StageName, ...]:
@@ -114,7 +124,12 @@ class Inputs:
     def course(self, settings: StageConfig) -> Course:
         """How long a stage is trained."""
         return Course(
-            settings.epochs, settings.batch, settings.patience, settings.decay_patience, self.config.figure_every
+            settings.epochs,
+            settings.batch,
+            settings.patience,
+            settings.decay_patience,
+            self.config.figure_every,
+            settings.cosine_decay,
         )
 
     def ready(self, network: nn.Module) -> nn.Module:
@@ -154,8 +169,14 @@ def make_stage(name: StageName, inputs: Inputs) -> Stage[Any]:
     return makers[name](inputs)
 
 
-def split_pairs(config: TrainConfig, rows: SplitRows, split: str) -> Pairs:
+def split_pairs(config: TrainConfig, rows: SplitRows, split: str, epoch: int = 0) -> Pairs:
     """The pairs of a split, from the authors' list or drawn; the same for every worker.
+
+    Args:
+        config: how many, of which patients, from which list.
+        rows: of the split.
+        split: its name.
+        epoch: where they are drawn, another one gives others.
 
     Raises:
         UsageError: the list can't be used, or no pairs can be drawn.
@@ -169,7 +190,7 @@ def split_pairs(config: TrainConfig, rows: SplitRows, split: str) -> Pairs:
     if listed is not None:
         setting = f"pairs.{split}_list"
         return parse_pairs(read_file(listed, config.storage, setting), rows.names, rows.patients, setting)
-    seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([config.seed, number, epoch]).generate_state(1)[0])
     return draw_pairs(rows.patients, wanted, seed, settings.per_patient)
 
 
@@ -192,23 +213,36 @@ def _classifier(inputs: Inputs) -> Stage[LabelledImages]:
     )
 
 
-def _verifier(inputs: Inputs) -> Stage[ImagePairs]:
-    settings, compute = inputs.config.verifier, inputs.compute
-    verifier = inputs.ready(initial_verifier(inputs.config))
+def _verifier(inputs: Inputs) -> Stage[Any]:
+    config, settings, compute, world = inputs.config, inputs.config.verifier, inputs.compute, inputs.world
+    verifier = inputs.ready(initial_verifier(config))
     optimiser = _optimiser(settings.optimiser, verifier, settings.learning_rate)
+    rows = inputs.table.split("train")
+    pairs, augmentation = split_pairs(config, rows, "train"), Augmentation(settings.augmentation, config.seed)
 
-    def samples(split: str) -> Samples[ImagePairs]:
+    def drawn(epoch: int) -> Pairs:
+        return pairs if epoch == 0 or config.pairs.train_list else split_pairs(config, rows, "train", epoch)
+
+    def held_out(split: str) -> Samples[ImagePairs]:
         rows = inputs.table.split(split)
-        return image_pairs(rows, split_pairs(inputs.config, rows, split))
+        return image_pairs(rows, split_pairs(config, rows, split))
 
+    training: Samples[ImagePairs] | Samples[PatientPairs]
+    step: Callable[[Any, int], dict[str, float]]
+    if settings.compare == "batch":
+        training = patient_pairs(rows, drawn, augmentation)
+        step = lambda batch, step: patients_step(batch, verifier, optimiser, compute, world, step)  # noqa: E731
+    else:
+        training = changed_pairs(rows, pairs, augmentation) if settings.augmentation else image_pairs(rows, pairs)
+        step = lambda batch, step: verifier_step(batch, verifier, optimiser, compute, step)  # noqa: E731
     return Stage(
         "verifier",
         {"verifier": verifier},
         {"verifier": optimiser},
-        samples("train"),
-        samples("validation"),
-        samples("test") if inputs.tested and _has_pairs(inputs) else None,
-        lambda batch, step: verifier_step(batch, verifier, optimiser, compute, step),
+        training,
+        held_out("validation"),
+        held_out("test") if inputs.tested and _has_pairs(inputs) else None,
+        step,
         lambda batches, gather: evaluate_verifier(bare(verifier), batches, compute, gather),
         watched="verifier",
         kept=KEPT["verifier"],
@@ -315,7 +349,12 @@ def _load_generator(generator: nn.Module, file: Path, obfuscation: ObfuscationSe
     load_into(generator, state)
 
 
-def _optimiser(kind: Literal["sgd", "adam"], network: nn.Module, learning_rate: float) -> Optimizer:
+def _optimiser(kind: Literal["sgd", "adam", "adamw"], network: nn.Module, learning_rate: float) -> Optimizer:
+    if kind == "adamw":
+        weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]  # biases, normalizations
+        groups = [{"params": weights, "weight_decay": ADAMW_DECAY}, {"params": others, "weight_decay": 0.0}]
+        return AdamW(groups, lr=learning_rate, fused=True)
     return adam(network, learning_rate) if kind == "adam" else sgd(network, learning_rate)
 
 

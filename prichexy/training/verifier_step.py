@@ -1,15 +1,23 @@
 """One step of the patient verifier, which is the audit's attacker too (arXiv 2209.11531, sections 2.2 and 3).
 
-Shape suffixes: P pair, 1 a single value or the grey channel.
+It learns from pairs, as published, or from all comparisons within a batch of patients.
+
+Shape suffixes: P pair, N image, E embedding, 1 a single value or the grey channel.
 """
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from prichexy.training.batches import Batches, ImagePairs, grey, marks
-from prichexy.training.compute import Compute, descend, device_of
+from prichexy.networks.verifier import Verifier
+from prichexy.training.batches import Batches, ImagePairs, PatientPairs, grey, marks
+from prichexy.training.compute import Compute, bare, descend, device_of
+from prichexy.training.contrast import contrast_loss, joined
 from prichexy.training.evaluation import Gather, alone, binary_auc, collect, finite_metrics
 from prichexy.training.losses import same_patient_loss
+from prichexy.training.world import World
 
 Losses = dict[str, float]
 
@@ -34,6 +42,33 @@ def verifier_step(
     with compute.autocast(device):
         logits_P1 = verifier(grey(batch.first, device), grey(batch.second, device))
     loss = same_patient_loss(logits_P1, marks(batch.same, device))
+    return {"verifier": descend(loss, "verifier", verifier, optimiser, compute, step)}
+
+
+def patients_step(
+    batch: PatientPairs, verifier: nn.Module, optimiser: Optimizer, compute: Compute, world: World, step: int = 0
+) -> Losses:
+    """Loss of a batch's images, each compared with every other, ``verifier``, after the verifier's update.
+
+    Args:
+        batch: this worker's part of it.
+        verifier: a `Verifier`, perhaps shared with other workers; it is put into train mode.
+        optimiser: of its parameters.
+        compute: precision and clipping.
+        world: this worker among the others, whose images are compared with too: all learn from the joined batch.
+        step: number of the step, for the error.
+
+    Raises:
+        NonFiniteLossError: if the loss is NaN or infinite; nothing has been updated.
+    """
+    device, head = device_of(verifier), cast(Verifier, bare(verifier))
+    verifier.train()
+    images_N1HW = torch.cat((grey(batch.first, device), grey(batch.second, device)))
+    with compute.autocast(device):
+        embeddings_NE = verifier(images_N1HW)
+    all_NE = joined(embeddings_NE.float(), world)
+    patients_N = world.gather(batch.patients.to(device).repeat(2))
+    loss = contrast_loss(head.compare_all(all_NE, all_NE), patients_N)
     return {"verifier": descend(loss, "verifier", verifier, optimiser, compute, step)}
 
 

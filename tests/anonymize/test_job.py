@@ -26,6 +26,7 @@ from prichexy.lake.commit import Job
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import verify
 from prichexy.obfuscation import create_untrained
+from prichexy.verdict import VerdictError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -196,10 +197,13 @@ def test_dp_pix_noise_is_the_same_again_and_needs_256(
 
 def test_a_model_without_an_audit_needs_the_flag_and_is_stamped(identity_run: Run, tmp_path: Path) -> None:
     refused = {"allow_unaudited": False, "destination": str(tmp_path / "out")}
-    with pytest.raises(UsageError, match="has no passing audit: audit it, or say --allow-unaudited"):
+    with pytest.raises(VerdictError, match=r"has no passing audit, .*, or say --allow-unaudited"):
         anonymize(identity_run.config.model_copy(update=refused))
     assert not (tmp_path / "out").exists()
-    assert json.loads((identity_run.out / "_MANIFEST.json").read_text())["job"]["audited"] is False
+    job = json.loads((identity_run.out / "_MANIFEST.json").read_text())["job"]
+    assert (job["audited"], job["audit_id"]) == (False, "unaudited")
+    for file in identity_run.out.glob("data/*"):
+        assert pq.read_schema(file).metadata[b"prichexy.audit"] == b"unaudited"
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,31 @@ def test_small_verifiers_compare_images_of_any_size(backbone: VerifierBackbone, 
     logits = verifier(first, second)
     assert logits.shape == (2, 1)
     torch.testing.assert_close(verifier(second, first), logits)  # neither image of a pair is special
-    torch.testing.assert_close(verifier(first, first), verifier.fc_end.bias.expand(2, 1))
+    alike = verifier.fc_end.bias + (
+        verifier.fc_end.weight.sum() if verifier.metric else 0
+    )  # a cosine of 1, or no difference
+    torch.testing.assert_close(verifier(first, first), alike.expand(2, 1))
     torch.testing.assert_close(verifier(first.expand(-1, 3, -1, -1), second), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tiny"])
+def test_embeddings_are_compared_as_images_are(backbone: VerifierBackbone) -> None:
+    verifier = Verifier(backbone).eval()
+    first, second = verifier(images(3, 64)), verifier(images(3, 64, seed=1))  # one at a time: embeddings
+    assert first.shape == (3, 128)
+    logits = verifier(images(3, 64), images(3, 64, seed=1))
+    torch.testing.assert_close(verifier.compare(first, second), logits)
+    torch.testing.assert_close(verifier.compare_all(first, second).diagonal()[:, None], logits)
+    torch.testing.assert_close(verifier.compare_all(first, second)[0, 2], verifier.compare(first[:1], second[2:])[0, 0])
+
+
+def test_the_small_verifiers_metric_ignores_exposure() -> None:
+    verifier = Verifier("tiny").eval().requires_grad_(False)
+    embedding = verifier.embed(images(2, 64))
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(2))
+    darker = verifier.embed(images(2, 64) * 0.9 + 0.05)
+    assert float((embedding * darker).sum(dim=1).min()) > 0.999
+    assert float((embedding[0] * embedding[1]).sum()) < 0.999
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,41 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(table: str, tmp_path: Path)
         assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def test_a_verifier_that_compares_whole_batches_goes_on_as_if_it_had_not_been_stopped(
+    table: str, tmp_path: Path
+) -> None:
+    changes = {"compare": "batch", "augmentation": 1.0, "optimiser": "adamw", "cosine_decay": True, "epochs": 4}
+    settings = {**TINY["verifier"], **changes, "batch": 8}  # type: ignore[dict-item]
+    undisturbed = trained(table, tmp_path / "a", "verifier", verifier=settings)
+    rates = [entry["learning_rate/verifier"] for entry in undisturbed]
+    assert rates == pytest.approx([1e-3, 1e-3 * (2 + 2**0.5) / 4, 5e-4, 1e-3 * (2 - 2**0.5) / 4])
+    stage, checkpoints = ready(table, tmp_path / "b", "verifier", verifier=settings)
+    steps = stage.training.count // 8
+    assert steps >= 2
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the third epoch
+        train_stage(replace(stage, step=interrupted(stage.step, 2 * steps + 1)), World(), checkpoints, 5)
+    assert checkpoints.epochs() == [2, 1]
+    assert trained(table, tmp_path / "b", "verifier", verifier=settings) == undisturbed
+    whole = Checkpoints(Store(str(tmp_path / "a" / "verifier"))).read_lowest("verifier", "verifier")
+    again = checkpoints.read_lowest("verifier", "verifier")
+    assert whole is not None
+    assert again is not None
+    assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_pairs_are_changed_where_the_settings_say_so(table: str, tmp_path: Path) -> None:
+    settings = {**TINY["verifier"], "augmentation": 1.0}  # type: ignore[dict-item]
+    changed = ready(table, tmp_path, "verifier", verifier=settings)[0]
+    plain = ready(table, tmp_path, "verifier")[0]
+    at = np.arange(4)
+    assert plain.training.load(at).first.dtype == torch.uint8
+    assert torch.equal(plain.training.in_epoch(0).load(at).first, plain.training.in_epoch(1).load(at).first)
+    images = [changed.training.in_epoch(epoch).load(at).first for epoch in (0, 1, 1)]
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(images[1], images[2])
+    assert changed.validation.load(at).first.dtype == torch.uint8  # only what is learned from is changed
+
+
 def interrupted(step: Callable[[Any, int], dict[str, float]], at: int) -> Callable[[Any, int], dict[str, float]]:
     def until(batch: Any, number: int) -> dict[str, float]:
         if number == at:

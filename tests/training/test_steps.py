@@ -81,7 +81,7 @@ def test_an_adversarial_step_updates_all_three(settings: ObfuscationSettings, co
     before = [parameters(network) for network in trio]
     losses = adversarial_step(pairs(), trio, published_optimisers(trio), AdversarialSettings(settings, compute=compute))
     assert losses["total"] == pytest.approx(losses["auxiliary"] + losses["verification"], rel=1e-6)
-    assert 0.5 < losses["verifier"] < 0.9
+    assert 0.3 < losses["verifier"] < 4  # the small verifier starts with cosines between -0.2 and 0.8 as sure
     assert losses["classifier"] == pytest.approx(math.log(2), abs=0.3)
     for network, old in zip(trio, before, strict=True):
         moved = (parameters(network) - old).abs().max()

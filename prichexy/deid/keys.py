@@ -22,6 +22,9 @@ SECRET_BYTES = 32
 PSEUDONYM_DIGITS = 32
 """A pseudonym is 128 bits, written as 32 hexadecimal digits."""
 
+LONGEST_SHIFT = 1826
+"""Days: five years with a leap day."""
+
 
 def create_secret_file(path: Path) -> None:
     """Write 32 random bytes to a new file that only its owner may read (mode 0600).
@@ -75,6 +78,8 @@ class Pseudonyms:
     _patient: bytes
     _noise: bytes
     _job: bytes
+    _uid: bytes
+    _dates: bytes
 
     @classmethod
     def from_secret(cls, secret: bytes) -> Self:
@@ -85,6 +90,8 @@ class Pseudonyms:
             _patient=_subkey(secret, "patient-id"),
             _noise=_subkey(secret, "noise-seed"),
             _job=_subkey(secret, "job-fingerprint"),
+            _uid=_subkey(secret, "dicom-uid"),
+            _dates=_subkey(secret, "date-shift"),
         )
 
     @classmethod
@@ -99,6 +106,19 @@ class Pseudonyms:
     def patient_id(self, issuer: str, patient_id: str) -> str:
         """Pseudonym of a patient, from the identifier and who issued it (two hospitals may both have a patient 1)."""
         return _hmac(self._patient, issuer.strip(), patient_id.strip()).hex()[:PSEUDONYM_DIGITS]
+
+    def uid(self, uid: str) -> str:
+        """Pseudonym of a DICOM UID: ``2.25.`` and 128 bits as a decimal number (PS3.5 B.2), at most 44 characters."""
+        return f"2.25.{int.from_bytes(_hmac(self._uid, uid)[:16], 'big')}"
+
+    def date_shift(self, issuer: str, patient_id: str) -> int:
+        """Days by which every date of this patient moves: -1826 to 1826 (five years), never 0.
+
+        One shift a patient keeps the order of their examinations and the days between them.
+        """
+        number = int.from_bytes(_hmac(self._dates, issuer.strip(), patient_id.strip())[:8], "big")
+        days = number % (2 * LONGEST_SHIFT) - LONGEST_SHIFT
+        return days if days < 0 else days + 1
 
     def noise_seed(self, image_id: str) -> int:
         """Seed in [0, 2^63) for the random part of an image's obfuscation; unknowable without the key."""

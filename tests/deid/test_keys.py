@@ -75,3 +75,22 @@ def test_keys_show_in_no_repr_and_do_not_travel() -> None:
     assert str(ours._image) not in repr(ours)
     with pytest.raises(TypeError, match="not sent between processes"):
         pickle.dumps(ours)
+
+
+def test_uid_pseudonym_is_128_bits_below_2_25_and_keyed() -> None:
+    ours, other = Pseudonyms.from_secret(SECRET), Pseudonyms.from_secret(OTHER)
+    uids = [ours.uid(f"1.2.840.{number}") for number in range(200)]
+    assert all(uid.startswith("2.25.") and len(uid) <= 44 and int(uid[5:]) < 2**128 for uid in uids)
+    assert len(set(uids)) == 200
+    assert not set(uids) & {other.uid(f"1.2.840.{number}") for number in range(200)}
+    assert ours.uid("1.2.840.0") == uids[0] == "2.25.293163624056656449079316559539164399920"
+
+
+def test_date_shift_spans_five_years_both_ways_and_is_never_nought() -> None:
+    ours, other = Pseudonyms.from_secret(SECRET), Pseudonyms.from_secret(OTHER)
+    shifts = [ours.date_shift("A", str(number)) for number in range(4000)]
+    assert 0 not in shifts
+    assert -1826 <= min(shifts) < -1700
+    assert 1700 < max(shifts) <= 1826
+    assert abs(sum(shift > 0 for shift in shifts) - 2000) < 200
+    assert ours.date_shift("A", " 7 ") == shifts[7] != other.date_shift("A", "7")

@@ -8,11 +8,6 @@ from prichexy.obfuscation import create_untrained, load
 from prichexy.registry import Registry
 
 
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return Registry(f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db")
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     create_untrained("flow-field", tmp_path / "model", 3, {"features": 4, "mu": 0.005, "operator": "reference"})

@@ -1,0 +1,7 @@
+"""The audit for people: one HTML file that opens without any network, for one model or for several side by side."""
+
+from prichexy.audit.report.figures import OperatingPoint
+from prichexy.audit.report.gallery import GalleryImage
+from prichexy.audit.report.page import write_comparison, write_report
+
+__all__ = ["GalleryImage", "OperatingPoint", "write_comparison", "write_report"]

@@ -1,0 +1,300 @@
+"""What a researcher can still learn from the anonymized images, and how far they were changed.
+
+- A classifier trained on originals, as it is, on originals and on their anonymized versions: per finding and in the
+  mean, with intervals of the paired difference by resampled patients.
+- A classifier that learns from anonymized images alone, tested on originals: what a published dataset is for.
+- SSIM (Wang et al., IEEE TIP 2004) and PSNR; the displacement in pixels, and where the field folds.
+
+Shape suffixes: N image, F finding, H height, W width, 1 the grey channel.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prichexy.audit.statistics import RESAMPLES, AucDifference, bootstrap_difference
+from prichexy.config import ClassifierConfig
+from prichexy.errors import UsageError
+from prichexy.findings import FINDINGS
+from prichexy.networks import deformation
+from prichexy.networks.classifier import Classifier
+from prichexy.networks.initial_weights import start_from
+from prichexy.obfuscation import Obfuscator
+from prichexy.obfuscation.flow_field import FlowField
+from prichexy.training.batches import LabelledImages, grey
+from prichexy.training.classifier_step import classifier_step, evaluate_classifier
+from prichexy.training.compute import Compute, adam, device_of, evaluating, sgd
+from prichexy.training.evaluation import finding_aucs
+from prichexy.training.samples import Reader, Samples, epoch_order, training_shares, validation_shares
+from prichexy.training.schedule import EarlyStopping, LowestLosses, decay_on_plateau
+from prichexy.verdict import FindingUtility, Utility
+
+Images = NDArray[np.uint8]
+Marks = NDArray[np.bool_]
+
+BATCH = 64
+"""Images of one pass through a network."""
+
+
+class Fidelity(NamedTuple):
+    """How alike two sets of images are.
+
+    Attributes:
+        ssim: structural similarity, mean over images; 1 for equal ones.
+        psnr_db: peak signal-to-noise ratio in dB, mean over the images that differ; None where none does.
+    """
+
+    ssim: float
+    psnr_db: float | None
+
+
+class FieldMeasures(NamedTuple):
+    """How far a model's fields move pixels, over all images, in pixels of those images.
+
+    Attributes:
+        largest_px: the longest displacement (Euclidean).
+        mean_px: the mean length.
+        folded_share: share of pixels at which the field folds.
+    """
+
+    largest_px: float
+    mean_px: float
+    folded_share: float
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSplit:
+    """Images with their findings.
+
+    Attributes:
+        images_NHW: uint8, (N, H, W).
+        findings_NF: (N, 14) booleans, columns as `FINDINGS`.
+    """
+
+    images_NHW: Images  # noqa: N815 - tensors carry their shape
+    findings_NF: Marks  # noqa: N815
+
+    def samples(self) -> Samples[LabelledImages]:
+        """For a training loop."""
+        images_N1HW = torch.from_numpy(np.ascontiguousarray(self.images_NHW)).unsqueeze(1)
+        labels_NF = torch.from_numpy(np.ascontiguousarray(self.findings_NF))
+        return Samples(len(self.images_NHW), lambda rows: LabelledImages(images_N1HW[rows], labels_NF[rows]))
+
+
+def measure_utility(
+    classifier: nn.Module,
+    originals_NHW: Images,
+    anonymized_NHW: Images,
+    findings_NF: Marks,
+    patients_N: NDArray[Any],
+    seed: int,
+    obfuscator: Obfuscator | None = None,
+    retrained: nn.Module | None = None,
+    resamples: int = RESAMPLES,
+) -> Utility:
+    """All of an audit's figures of utility, on test images.
+
+    Args:
+        classifier: logits (N, F) of images (N, 1, H, W); trained on originals of other patients.
+        originals_NHW: uint8, (N, H, W).
+        anonymized_NHW: the same images as published, same shape.
+        findings_NF: (N, 14) booleans, columns as `FINDINGS`.
+        patients_N: (N,) the patient of each.
+        seed: of the resamples.
+        obfuscator: what anonymized them, for the displacement; of another kind than a flow field it has none.
+        retrained: a classifier that learned from anonymized images (see `retrain_classifier`), or None.
+        resamples: of an interval.
+
+    Returns:
+        Findings that all or none of the images have are left out; where none is left, the means are None.
+    """
+    fidelity = image_fidelity(originals_NHW, anonymized_NHW)
+    field = field_measures(obfuscator, originals_NHW) if obfuscator is not None else None
+    compared: dict[str, Any] = {"findings": ()}
+    if _known(findings_NF):
+        before_NF, after_NF = (finding_scores(classifier, images) for images in (originals_NHW, anonymized_NHW))
+        compared = _compared(
+            bootstrap_difference(findings_NF, before_NF, after_NF, patients_N, seed, resamples), findings_NF
+        )
+    return Utility(
+        **compared,
+        retrained_on_anonymized=None if retrained is None else mean_auc(retrained, originals_NHW, findings_NF),
+        ssim=fidelity.ssim,
+        psnr_db=fidelity.psnr_db,
+        displacement_max_px=field.largest_px if field else None,
+        displacement_mean_px=field.mean_px if field else None,
+        folded_share=field.folded_share if field else None,
+    )
+
+
+def finding_scores(classifier: nn.Module, images_NHW: Images) -> NDArray[np.float64]:
+    """Logit of each finding, (N, F), of uint8 images (N, H, W)."""
+    device = device_of(classifier)
+    with evaluating(classifier):
+        logits = [classifier(grey(images_N1HW, device)).double().cpu() for images_N1HW in _batches(images_NHW)]
+    return torch.cat(logits).numpy()
+
+
+def mean_auc(classifier: nn.Module, images_NHW: Images, findings_NF: Marks) -> float | None:
+    """Mean over the findings that some images show and others don't; None where there is no such finding."""
+    scores_NF = torch.from_numpy(finding_scores(classifier, images_NHW))
+    mean = finding_aucs(scores_NF, torch.from_numpy(np.ascontiguousarray(findings_NF)))["auc"]
+    return None if math.isnan(mean) else mean
+
+
+def image_fidelity(originals_NHW: Images, anonymized_NHW: Images) -> Fidelity:
+    """SSIM (Gaussian window of 11, sigma 1.5) and PSNR of uint8 images (N, H, W), at least 11 pixels a side.
+
+    Raises:
+        UsageError: there are no images.
+    """
+    from monai.metrics import PSNRMetric, SSIMMetric  # takes seconds to import
+
+    if not len(originals_NHW):
+        raise UsageError("there are no images to compare: audit with a table that has test images")
+    similarity, noise = SSIMMetric(spatial_dims=2, reduction="none"), PSNRMetric(max_val=1.0, reduction="none")
+    ssims, psnrs = [], []
+    cpu = torch.device("cpu")
+    for before, after in zip(_batches(originals_NHW), _batches(anonymized_NHW), strict=True):
+        before_N1HW, after_N1HW = grey(before, cpu), grey(after, cpu)
+        ssims.append(similarity(after_N1HW, before_N1HW).double().flatten())
+        psnrs.append(noise(after_N1HW, before_N1HW).double().flatten())
+    psnr_N = torch.cat(psnrs)
+    changed_N = psnr_N[torch.isfinite(psnr_N)]
+    ssim = min(1.0, float(torch.cat(ssims).mean()))  # float32 sums may exceed it by a rounding
+    return Fidelity(ssim, float(changed_N.mean()) if len(changed_N) else None)
+
+
+def field_measures(obfuscator: Obfuscator, originals_NHW: Images) -> FieldMeasures | None:
+    """Displacement and folds of the fields that a model predicts for some images; None of a model without a field.
+
+    Args:
+        obfuscator: of either operator.
+        originals_NHW: uint8, (N, S, S) with S the model's image size, N at least 1.
+
+    Raises:
+        UsageError: the images are of another size.
+    """
+    if not isinstance(obfuscator, FlowField):
+        return None
+    height, width = originals_NHW.shape[1:]
+    size = obfuscator.settings.image_size
+    if (height, width) != (size, size):
+        raise UsageError(f"the model works on images of {size} x {size}, not {height} x {width}: use a table of that")
+    largest, means, folds = [], [], []
+    for batch in _batches(originals_NHW):
+        displacement_N2HW = obfuscator.displacement(grey(batch, torch.device("cpu")))
+        grid_NHW2 = deformation.grid_at(displacement_N2HW, height, width)
+        moved = deformation.displacement_pixels(grid_NHW2)
+        largest.append(moved.largest)
+        means.append(moved.mean)
+        folds.append(deformation.folded_share(grid_NHW2))
+    return FieldMeasures(
+        float(torch.cat(largest).max()), float(torch.cat(means).double().mean()), float(torch.cat(folds).mean())
+    )
+
+
+def retrain_classifier(
+    train: LabelledSplit,
+    validation: LabelledSplit,
+    settings: ClassifierConfig,
+    seed: int,
+    device: torch.device | str = "cpu",
+    compute: Compute | None = None,
+) -> Classifier:
+    """A classifier trained on the images given, in this process, at its lowest validation loss.
+
+    The same seed gives the same classifier on the same machine; the caller's random state stays as it is.
+
+    Args:
+        train: anonymized images, where the question is what can be learned from them.
+        validation: likewise, of other patients.
+        settings: as `prichexy train classifier` has them.
+        seed: of the weights and of the order of images.
+        device: where it is trained.
+        compute: precision and layout.
+
+    Raises:
+        UsageError: a split has no images, or the weights don't fit.
+        NonFiniteLossError: a loss became NaN or infinite.
+    """
+    if not len(train.images_NHW) or not len(validation.images_NHW):
+        raise UsageError("a classifier can't be trained without training and validation images: prepare a larger table")
+    compute, device = compute or Compute(), torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        classifier = Classifier(settings.backbone)
+        if settings.weights is not None:
+            start_from(classifier, settings.weights)
+        compute.prepare(classifier, device)
+        _train(classifier, train.samples(), validation.samples(), settings, seed, compute)
+    return classifier
+
+
+def _train(
+    classifier: Classifier,
+    training: Samples[LabelledImages],
+    validation: Samples[LabelledImages],
+    settings: ClassifierConfig,
+    seed: int,
+    compute: Compute,
+) -> None:
+    """Epochs until the validation loss stalls; afterwards the classifier is the one of the lowest."""
+    optimiser = (adam if settings.optimiser == "adam" else sgd)(classifier, settings.learning_rate)
+    lowest, best = LowestLosses("classifier"), classifier.state_dict()
+    stopping = None if settings.patience is None else EarlyStopping(settings.patience)
+    decay = None if settings.decay_patience is None else decay_on_plateau(optimiser, settings.decay_patience)
+    shares = validation_shares(validation.count, settings.batch, 0, 1)
+    for epoch in range(settings.epochs):
+        order = training_shares(epoch_order(training.count, seed, epoch), settings.batch, 0, 1)
+        for number, batch in enumerate(Reader(training, order)):
+            classifier_step(batch, classifier, optimiser, compute, epoch * len(order) + number)
+        loss = {"classifier": evaluate_classifier(classifier, Reader(validation, shares), compute)["classifier"]}
+        if lowest.update(loss):
+            best = {key: value.detach().clone() for key, value in classifier.state_dict().items()}
+        if decay is not None:
+            decay.step(loss["classifier"])
+        if stopping is not None and stopping.update(loss["classifier"]):
+            break
+    classifier.load_state_dict(best)
+
+
+def _compared(difference: AucDifference, findings_NF: Marks) -> dict[str, Any]:
+    """A paired comparison as the fields of `Utility`."""
+    findings = [
+        FindingUtility(
+            finding=FINDINGS[f],
+            positives=int(findings_NF[:, f].sum()),
+            auc_original=difference.first[f],
+            auc_anonymized=difference.second[f],
+            difference=difference.second[f] - difference.first[f],
+            low=difference.low[f],
+            high=difference.high[f],
+        )
+        for f in _known(findings_NF)
+    ]
+    return {
+        "findings": findings,
+        "mean_original": difference.first_mean,
+        "mean_anonymized": difference.second_mean,
+        "mean_difference": difference.second_mean - difference.first_mean,
+        "low": difference.mean.low,
+        "high": difference.mean.high,
+    }
+
+
+def _known(findings_NF: Marks) -> list[int]:
+    """The findings that some images show and others don't."""
+    return [f for f in range(findings_NF.shape[1]) if 0 < int(findings_NF[:, f].sum()) < len(findings_NF)]
+
+
+def _batches(images_NHW: Images) -> Iterator[Tensor]:
+    """uint8, (n, 1, H, W) each."""
+    for start in range(0, len(images_NHW), BATCH):
+        yield torch.from_numpy(np.ascontiguousarray(images_NHW[start : start + BATCH])).unsqueeze(1)

@@ -1,0 +1,127 @@
+"""Settings of `audit`, of what it decides, and of `promote`."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from prichexy.config.shared import SECRET_VARIABLE, RayConfig, Settings, StorageConfig
+from prichexy.config.training import ClassifierConfig, VerifierConfig
+
+
+class Thresholds(Settings):
+    """The limits of a verdict; a figure that equals its limit is within it.
+
+    The paper reports 0.577 for its one attacker; here the strongest of a dozen decides, so 0.60 asks for more.
+    """
+
+    strongest_auc: float = Field(
+        0.60, ge=0.5, le=1, description="highest AUC of the strongest attacker, its mean over seeds"
+    )
+    strongest_upper: float = Field(
+        0.65, ge=0.5, le=1, description="highest upper end of that attacker's 95 % interval, by patients"
+    )
+    utility_loss: float = Field(
+        0.03, ge=0, le=1, description="most that the classifier's mean AUC over findings may fall"
+    )
+    folded_share: float = Field(0.0, ge=0, le=1, description="highest share of pixels at which the field folds")
+
+
+class PromoteConfig(Settings):
+    """`prichexy promote`: makes an audited version the champion, or goes back to the one before."""
+
+    model: str = Field(description="models:/NAME/VERSION or models:/NAME@ALIAS; models:/NAME for a rollback")
+    reason: str = Field(min_length=1, max_length=500, description="why; it is kept with the event")
+    rollback: bool = Field(False, description="the version before becomes the champion again")
+    secret_file: Path | None = Field(None, description=f"file with the project secret; {SECRET_VARIABLE} when unset")
+    tracking_uri: str | None = Field(None, description="MLflow; MLFLOW_TRACKING_URI or sqlite:///mlflow.db when unset")
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if not self.reason.strip():
+            raise ValueError("reason must say why")
+        return self
+
+
+class AuditPairs(Settings):
+    """Pairs of images of one patient, and of two, half of each."""
+
+    train: int = Field(10_000, ge=4, description="pairs that an attacker's verifier learns from; fewer when no more")
+    validation: int = Field(2_000, ge=4, description="pairs by which it stops; fewer when there are no more")
+    test: int = Field(5_000, ge=4, description="pairs on which attackers are judged; fewer when there are no more")
+    per_patient: int = Field(6, ge=1, description="most same-patient pairs of one patient")
+
+
+class AuditSettings(Settings):
+    """What `prichexy audit` and `prichexy audit compare` share."""
+
+    table: str = Field(description="a training table made by `prichexy prepare`; its test patients are the judges")
+    out: str = Field("audits", description="folder or s3:// prefix for results and reports; private")
+    secret_file: Path | None = Field(None, description=f"file with the project secret; {SECRET_VARIABLE} when unset")
+    training_run: str | None = Field(
+        None, description="STORAGE_PATH/RUN of the model's training on this table: its verifier and classifier"
+    )
+    verifier_weights: Path | None = Field(None, description="checkpoint of the verifier, where there is no run")
+    classifier_weights: Path | None = Field(
+        None, description="checkpoint of the classifier, where there is no run; without either, one is trained"
+    )
+    seeds: int = Field(10, ge=1, le=1000, description="runs of each attacker that learns")
+    seed: int = Field(42, ge=0, lt=2**31, description="of the first run, of pairs and resamples; the others follow it")
+    resamples: int = Field(1000, ge=100, le=100_000, description="of patients, for a 95 % interval")
+    pairs: AuditPairs = AuditPairs()
+    strength: tuple[int, ...] = Field(
+        (500, 2000, 8000), description="numbers of training pairs at which the learning attackers are measured as well"
+    )
+    attackers: tuple[str, ...] | None = Field(
+        None, description="names (`prichexy audit --list`); all when unset, and only then can a verdict be yes"
+    )
+    most_images: int = Field(20_000, ge=8, description="images of a split; of larger ones, whole patients are drawn")
+    verifier: VerifierConfig = Field(VerifierConfig(), description="how the attackers' verifiers are trained")
+    classifier: ClassifierConfig = Field(
+        ClassifierConfig(), description="how the classifier is trained on anonymized images"
+    )
+    gpu: bool = Field(False, description="each attacker has a GPU")
+    threads: int = Field(1, ge=1, le=256, description="CPU threads of each attacker, and cores that it reserves")
+    gallery: int = Field(
+        0, ge=0, le=50, description="test images in the report; only phantoms, or radiographs that may be shown"
+    )
+    tracking_uri: str | None = Field(None, description="MLflow; MLFLOW_TRACKING_URI or sqlite:///mlflow.db when unset")
+    cache: Path | None = Field(None, description="private local folder, for a table in object storage")
+    thresholds: Thresholds = Thresholds()
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    ray: RayConfig = RayConfig()
+
+
+class AuditConfig(AuditSettings):
+    """`prichexy audit`: attackers, utility and a verdict on one model."""
+
+    model: str = Field(description="models:/NAME/VERSION, models:/NAME@ALIAS, or a model folder")
+
+
+class ComparedModel(Settings):
+    """One row of a comparison: a model, or an obfuscation that needs no training."""
+
+    label: str = Field(min_length=1, max_length=60, description="its name in table and plot")
+    model: str | None = Field(None, description="as in `prichexy audit`")
+    obfuscation: dict[str, str | int | float] | None = Field(
+        None, description="settings without a model, such as {kind: dp-pix, cell: 4}"
+    )
+    training_run: str | None = Field(None, description="the model's own, where it differs")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.model is None) == (self.obfuscation is None):
+            raise ValueError("a row names either a model or an obfuscation")
+        return self
+
+
+class CompareConfig(AuditSettings):
+    """`prichexy audit compare`: several models, audited alike, in one table and one plot."""
+
+    rows: tuple[ComparedModel, ...] = Field(min_length=1, description="what is compared, in the table's order")
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if len({row.label for row in self.rows}) != len(self.rows):
+            raise ValueError("each row needs a label of its own")
+        return self
