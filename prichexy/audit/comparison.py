@@ -9,7 +9,7 @@ from typing import Any
 from prichexy.audit.job import Audited, audit_model
 from prichexy.audit.report import write_comparison
 from prichexy.cluster import connected
-from prichexy.config.audit import ComparedModel, CompareConfig
+from prichexy.config.audit import CompareConfig, ComparedModel
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import create_untrained, to_bytes
 from prichexy.registry import Registry

@@ -30,7 +30,7 @@ from prichexy.audit.report import GalleryImage, write_report
 from prichexy.audit.runs import Outcome, Run, carry_out, planned
 from prichexy.audit.statistics import auc, bootstrap_auc
 from prichexy.audit.utility import measure_utility, retrain_classifier
-from prichexy.cluster import Capacity, connected
+from prichexy.cluster import connected
 from prichexy.cohort.splits import SPLITS
 from prichexy.cohort.table import TrainingTable, open_table
 from prichexy.config import secret_file

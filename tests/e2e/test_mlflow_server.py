@@ -37,7 +37,8 @@ def mlflow_server(s3: S3Server, tmp_path: Path) -> Iterator[str]:
             uri = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + 180
             while not _answers(uri):
-                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+                assert server.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < deadline, "the MLflow server does not answer"
                 time.sleep(0.5)
             yield uri
         finally:
