@@ -118,7 +118,7 @@ def audit_config(folder: Path, seed: int, model: str) -> AuditConfig:
             "seeds": 2,
             "seed": seed,
             "pairs": {"train": 400, "validation": 100, "test": 200},
-            "strength": (100, 200),
+            "strength": (100,),
             "verifier": trained.verifier.model_dump(),
             "classifier": trained.classifier.model_dump(),
             "thresholds": {"strongest_auc": 0.75, "strongest_upper": 0.85, "utility_loss": 0.1, "folded_share": 0.01},

@@ -3,24 +3,41 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
-from prichexy.demo import run
+from prichexy.config import TrainConfig, load
+from prichexy.demo import run, training_config
 from prichexy.errors import UsageError
 
+ROOT = Path(__file__).resolve().parents[1]
+PATIENTS = 75  # of whom enough judge the model
 
+
+@pytest.mark.timeout(1500)  # minutes of training, and CI has other tests beside it
 @pytest.mark.usefixtures("local_ray")
-def test_the_demo_publishes_its_lake_and_shows_one_radiograph(tmp_path: Path) -> None:
-    figures = run(tmp_path / "demo", patients=3, seed=1)
+def test_the_demo_trains_audits_and_publishes_its_lake(tmp_path: Path) -> None:
+    figures = run(tmp_path / "demo", PATIENTS, seed=1, size=128)
     assert figures["images in"] == figures["published"] + 3
     assert figures["why"] == {"Empty": 1, "NotAnImage": 1, "Truncated": 1}
+    assert figures["model"] == "models:/phantom-net/1"
+    assert len(figures["attackers"]) == 13
+    assert max(figures["attackers"], key=lambda name: float(figures["attackers"][name])) == figures["strongest"]
+    page = Path(figures["audit report"]).read_text()
+    assert figures["strongest"] in page
     manifest = json.loads((tmp_path / "demo" / "published" / "_MANIFEST.json").read_text())
-    assert manifest["job"]["audited"] is False
+    assert manifest["job"]["audited"] is False, "linear metrics find phantoms again: this verdict is no"
+    assert figures["verdict"].startswith("The strongest attacker")
     sheet = np.asarray(Image.open(figures["before and after"])).astype(int)
     side = (sheet.shape[1] - 16) // 3
     before, after = sheet[-side:, :side], sheet[-side:, side + 8 : 2 * side + 8]
     assert before.std() > 20
     assert 0 < np.abs(before - after).mean() < 10
-    assert run(tmp_path / "demo", patients=3, seed=1)["published"] == figures["published"]
     with pytest.raises(UsageError, match="holds the lake of another demo"):
-        run(tmp_path / "demo", patients=4, seed=1)
+        run(tmp_path / "demo", PATIENTS + 1, seed=1)
+
+
+def test_the_demos_training_is_that_of_its_job_configuration() -> None:
+    job = load(TrainConfig, ROOT / "jobs" / "configs" / "train-demo.yaml")
+    ours = training_config(Path("demo"), yaml.safe_load((ROOT / "jobs/configs/train-demo.yaml").read_text())["seed"])
+    assert job.model_copy(update={"tracking_uri": None}) == ours.model_copy(update={"tracking_uri": None})

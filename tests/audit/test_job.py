@@ -1,0 +1,147 @@
+"""The whole audit of a small model, on phantoms."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prichexy.audit.comparison import compare
+from prichexy.audit.job import Audited, audit
+from prichexy.config import AuditConfig, CompareConfig
+from prichexy.deid import create_secret_file
+from prichexy.errors import UsageError
+from prichexy.obfuscation import create_untrained
+from prichexy.registry import Registry, read_audit
+from prichexy.verdict import opened
+from tests.training.phantom_table import phantom_table
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+SMALL: dict[str, Any] = {
+    "seeds": 2,
+    "resamples": 200,
+    "pairs": {"train": 60, "validation": 24, "test": 80},
+    "strength": (20,),
+    "attackers": ("correlation-16", "linear-metric", "verifier-adaptive", "inversion"),
+    "verifier": {"backbone": "tiny", "epochs": 1, "batch": 16, "learning_rate": 1e-3},
+    "classifier": {"backbone": "tiny", "epochs": 1, "optimiser": "adam", "learning_rate": 1e-3},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("audit")
+    phantom_table(made / "table", patients=70, shares=(0.4, 0.2, 0.4))
+    create_secret_file(made / "key")
+    create_untrained("flow-field", made / "model", 0, {"features": 4, "mu": 0.02, "image_size": 64})
+    Registry(tracking(made)).register(made / "model", "small", "untrained")
+    return made
+
+
+def tracking(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def config(folder: Path, **changes: Any) -> AuditConfig:
+    places = {"table": str(folder / "table"), "out": str(folder / "out"), "secret_file": folder / "key"}
+    given = {**SMALL, **places, "model": "models:/small/1", "tracking_uri": tracking(folder), **changes}
+    return AuditConfig.model_validate(given)
+
+
+@pytest.fixture(scope="module")
+def audited(folder: Path, local_ray: None) -> Audited:
+    return audit(config(folder))
+
+
+def kept(done: Audited) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in Path(done.place).rglob("*.npz")}
+
+
+def test_each_attacker_ran_with_its_seeds_and_the_fusion_is_there(audited: Audited) -> None:
+    seeds = {one.name: one.seeds for one in audited.record.attackers}
+    assert seeds == {"correlation-16": 1, "linear-metric": 1, "verifier-adaptive": 2, "inversion": 1, "fusion": 2}
+    assert [(point.attacker, point.training_pairs) for point in audited.record.strength] == [("verifier-adaptive", 20)]
+    for one in audited.record.attackers:
+        assert one.auc_low <= one.auc_mean <= one.auc_high, one.name
+    by_name = {one.name: one for one in audited.record.attackers}
+    assert by_name["linear-metric"].auc_mean > 0.6
+    assert by_name["inversion"].details["inversion_psnr_db"] > by_name["inversion"].details["published_psnr_db"]
+
+
+def test_an_audit_without_every_attacker_can_not_pass(audited: Audited) -> None:
+    assert not audited.record.verdict.passed
+    assert any("left out" in reason for reason in audited.record.verdict.reasons)
+
+
+def test_the_record_is_sealed_beside_its_report_and_stored_with_the_model(folder: Path, audited: Audited) -> None:
+    secret = (folder / "key").read_bytes()
+    assert opened((Path(audited.place) / "audit.json").read_bytes(), secret) == audited.record
+    registry = Registry(tracking(folder))
+    assert read_audit(registry, registry.find("models:/small/1"), secret) == audited.record
+    page = Path(audited.report).read_text()
+    assert "fusion" in page
+    assert str(folder) not in page
+
+
+def test_the_same_seeds_give_the_same_figures(folder: Path, audited: Audited) -> None:
+    again = audit(config(folder, out=str(folder / "again")))
+    assert again.record.attackers == audited.record.attackers
+    assert again.record.utility == audited.record.utility
+    assert again.record.strength == audited.record.strength
+
+
+def test_kept_runs_are_not_run_again(folder: Path, audited: Audited) -> None:
+    before = kept(audited)
+    lost = next(path for path in Path(audited.place).rglob("verifier-adaptive-seed-43.npz"))
+    figures = lost.read_bytes()
+    lost.unlink()
+    again = audit(config(folder))
+    assert again.record.attackers == audited.record.attackers
+    assert lost.read_bytes() == figures
+    after = kept(again)
+    assert {name for name in before if before[name] != after[name]} == {"verifier-adaptive-seed-43.npz"}
+
+
+def test_a_comparison_has_a_row_for_each_model_and_one_page(folder: Path, audited: Audited) -> None:
+    identity = {"label": "originals", "obfuscation": {"kind": "identity", "image_size": 64}}
+    flow = {"label": "small", "model": "models:/small/1"}
+    common = config(folder).model_dump(exclude={"model"})
+    cheap = {"attackers": ("correlation-16", "linear-metric"), "strength": (), "seeds": 1}
+    rows, page = compare(CompareConfig.model_validate({**common, **cheap, "rows": [identity, flow]}))
+    assert [row["label"] for row in rows] == ["originals", "small"]
+    assert rows[0]["ssim"] == pytest.approx(1)
+    assert rows[0]["utility_loss"] == 0
+    assert rows[0]["attackers"].keys() == {"correlation-16", "linear-metric", "fusion"}
+    assert rows[1]["displacement_max_px"] > 0
+    assert "originals" in Path(page).read_text()
+    assert json.loads((folder / "out" / "comparison.json").read_text()) == rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"attackers": ("telepathy",)}, "there is no telepathy"),
+        ({"secret_file": None}, "no project secret"),
+        ({"table": "absent"}, "no finished training table"),
+        ({"training_run": "absent"}, "no trained verifier in absent"),
+        ({"model": "models:/absent/1"}, "there is no models:/absent/1"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(folder: Path, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        audit(config(folder, **changes))
+
+
+def test_too_few_patients_for_an_interval_are_refused(folder: Path, tmp_path: Path) -> None:
+    small = phantom_table(tmp_path / "table", patients=30, shares=(0.5, 0.2, 0.3))
+    with pytest.raises(UsageError, match="an interval needs at least 20"):
+        audit(config(folder, table=small, out=str(tmp_path / "out")))
+
+
+def test_larger_images_than_the_models_are_audited_at_their_own_resolution(folder: Path, tmp_path: Path) -> None:
+    large = phantom_table(tmp_path / "table", patients=70, size=96, shares=(0.3, 0.2, 0.5))
+    done = audit(config(folder, table=large, out=str(tmp_path / "out"), attackers=("correlation-16",), strength=()))
+    assert done.record.resolution == "native"
+    assert done.record.data.image_size == 64
+    assert done.record.utility.ssim < 1
