@@ -32,7 +32,7 @@ def test_the_demo_trains_audits_and_publishes_its_lake(tmp_path: Path) -> None:
     side = (sheet.shape[1] - 16) // 3
     before, after = sheet[-side:, :side], sheet[-side:, side + 8 : 2 * side + 8]
     assert before.std() > 20
-    assert 0 < np.abs(before - after).mean() < 10
+    assert 0 < np.abs(before - after).mean() < 30
     with pytest.raises(UsageError, match="holds the lake of another demo"):
         run(tmp_path / "demo", PATIENTS + 1, seed=1)
 

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from prichexy.audit.comparison import compare
 from prichexy.audit.job import Audited, audit
+from prichexy.cli import app
 from prichexy.config import AuditConfig, CompareConfig
 from prichexy.deid import create_secret_file
 from prichexy.errors import UsageError
@@ -145,3 +147,24 @@ def test_larger_images_than_the_models_are_audited_at_their_own_resolution(folde
     assert done.record.resolution == "native"
     assert done.record.data.image_size == 64
     assert done.record.utility.ssim < 1
+
+
+def test_the_command_prints_the_verdict_and_exits_with_1_when_it_is_no(folder: Path, audited: Audited) -> None:
+    settings = {**SMALL, "table": str(folder / "table"), "out": str(folder / "out"), "tracking_uri": tracking(folder)}
+    (folder / "audit.yaml").write_text(json.dumps(settings))
+    words = ["audit", "models:/small/1", "--config", str(folder / "audit.yaml"), "--secret-file", str(folder / "key")]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 1
+    assert "verdict: FAILED" in told.output
+    assert "linear-metric" in told.output
+    printed = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert printed["verdict"]["passed"] is False
+    assert printed["attackers"][0]["name"] == "correlation-16"
+    assert printed["stored"] is True
+
+
+def test_the_attackers_are_listed() -> None:
+    told = CliRunner().invoke(app, ["audit", "--list"])
+    assert told.exit_code == 0
+    for name in ("correlation-16-less-mean", "verifier-adaptive", "inversion", "fusion"):
+        assert name in told.output

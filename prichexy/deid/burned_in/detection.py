@@ -24,6 +24,12 @@ TILE, OVERLAP = 1024, 128
 """Side of the largest piece the detector sees at once, and what neighbours share, in pixels: bounds its memory."""
 CONFIDENT = 0.9
 """Least probability of the letter of a laterality mark; below, it is covered like any text."""
+_MOST_SIGNS = 3
+"""Shapes in a laterality mark: letter, ring around it and its outline. More are a technician's initials beside it,
+which the reading network can overlook."""
+_INSETS = (0, 3 / 16, 9 / 32)
+"""How much is cut from each side of a mark, one after the other, until a letter reads well: a letter in a ring reads as
+an odd sign ("0", a circled digit) until the cut lies inside the ring."""
 _LINE = 48
 """Height of a line as the reading network wants it, in pixels."""
 
@@ -133,14 +139,30 @@ def _laterality(crop_HW: Grey) -> tuple[Literal["L", "R"] | None, float]:
     height, width = crop_HW.shape
     if not 0.4 <= width / height <= 1.7:
         return None, 0.0
-    text, certainty = _read(crop_HW)
-    if len(text) == 1 and text not in "LR" and 0.75 <= width / height <= 1.33:
-        # A letter in a ring reads as a single odd sign: look inside the ring.
-        dy, dx = height * 3 // 16, width * 3 // 16
+    text, certainty = "", 0.0
+    for inset in _INSETS:
+        dy, dx = int(height * inset), int(width * inset)
         text, certainty = _read(crop_HW[dy : height - dy, dx : width - dx])
-    if certainty < CONFIDENT:
+        if certainty >= CONFIDENT and text in ("L", "R"):
+            break
+        if len(text) > 1:
+            return None, 0.0  # a word; what its middle alone would say is of no interest
+    if certainty < CONFIDENT or text not in ("L", "R") or _signs(crop_HW) > _MOST_SIGNS:
         return None, 0.0
-    return ("L", certainty) if text == "L" else ("R", certainty) if text == "R" else (None, 0.0)
+    return ("L" if text == "L" else "R"), certainty
+
+
+def _signs(crop_HW: Grey) -> int:
+    """How many separate shapes a crop holds, light or dark, whichever are more; those at its border don't count."""
+    _, light_HW = cv2.threshold(crop_HW, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    height, width = crop_HW.shape
+    most = 0
+    for shapes_HW in (light_HW, 1 - light_HW):
+        _, _, statistics, _ = cv2.connectedComponentsWithStats(shapes_HW.astype(np.uint8))
+        x, y, w, h, area = statistics[1:].T
+        inside = (x > 0) & (y > 0) & (x + w < width) & (y + h < height)
+        most = max(most, int((inside & (area >= 0.004 * height * width)).sum()))
+    return most
 
 
 def _read(crop_HW: Grey) -> tuple[str, float]:

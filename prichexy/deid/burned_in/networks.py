@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,10 +47,23 @@ def text_probability(grey_HW: Grey) -> NDArray[np.float32]:
         UsageError: the weights or ONNX Runtime are not installed.
     """
     session = _session("PP-OCRv6_det_small.onnx")
-    grey_11HW = grey_HW[None, None].astype(np.float32) / 255
+    height, width = grey_HW.shape
+    grey_11HW = np.concatenate([grey_HW, _anchor(width)])[None, None].astype(np.float32) / 255
     x_NCHW = (grey_11HW - _MEAN[:, None, None]) / _DEVIATION[:, None, None]
     found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: x_NCHW})[0][0, 0]
-    return found
+    return found[:height]
+
+
+@lru_cache(maxsize=16)
+def _anchor(width: int) -> Grey:
+    """A strip with a word on it, to put below an image.
+
+    The network judges a pixel by the whole picture too. Where a radiograph has no text at all, it often takes the chest
+    for text: a quarter of the picture, in 5 of 13 radiographs whose marks had been covered. With a word in sight: none.
+    """
+    strip_HW = np.zeros((64, width), np.uint8)
+    cv2.putText(strip_HW, "TEXT 123", (24, 44), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2)
+    return strip_HW
 
 
 def read_line(grey_3HW: NDArray[np.float32]) -> tuple[str, float]:
