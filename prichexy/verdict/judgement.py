@@ -51,7 +51,7 @@ def _utility(utility: Utility, limits: Thresholds) -> Iterator[tuple[bool, str]]
         yield False, "no finding has both images that show it and images that don't, so utility could not be measured"
         return
     loss = -utility.mean_difference
-    yield _compared(loss, limits.utility_loss, "the classifier's mean AUC on anonymized images is lower by")
+    yield _compared(loss, limits.utility_loss, "on anonymized images the classifier's mean AUC loses")
 
 
 def _field(utility: Utility, limits: Thresholds) -> Iterator[tuple[bool, str]]:

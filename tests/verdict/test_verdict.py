@@ -24,7 +24,7 @@ def test_the_strongest_attacker_decides() -> None:
     assert verdict.reasons == (
         "The strongest attacker, strong, reaches a mean AUC of 0.7100, above the limit of 0.6000.",
         "The 95 % interval of strong reaches up to an AUC of 0.7300, above the limit of 0.6500.",
-        "Within the limits: the classifier's mean AUC on anonymized images is lower by 0.0100, at most the limit of "
+        "Within the limits: on anonymized images the classifier's mean AUC loses 0.0100, at most the limit of "
         "0.0300; the field folds at 0.000% of the pixels, at most the limit of 0.000%.",
     )
 
@@ -33,7 +33,7 @@ def test_the_strongest_attacker_decides() -> None:
     ("attackers", "left", "sentence"),
     [
         ([attacker("a", 0.59, auc_high=0.66)], utility(), "The 95 % interval of a reaches up to an AUC of 0.6600"),
-        ([attacker("a", 0.55)], utility(-0.031), "mean AUC on anonymized images is lower by 0.0310, above the limit"),
+        ([attacker("a", 0.55)], utility(-0.031), "the classifier's mean AUC loses 0.0310, above the limit"),
         ([attacker("a", 0.55)], utility(folded_share=0.0004), "The field folds at 0.040% of the pixels, more than"),
         ([attacker("a", 0.55)], utility(None), "No finding has both images that show it and images that don't"),
     ],

@@ -33,7 +33,7 @@ class Cleaned:
     laterality: Literal["L", "R"] | None
 
 
-def clean(pixels_HW: Pixels, bit_depth: int, mode: BurnedInText) -> Cleaned:
+def clean(pixels_HW: Pixels, bit_depth: int, mode: BurnedInText, full_resolution: bool = False) -> Cleaned:
     """The image without burned-in text.
 
     Args:
@@ -41,6 +41,7 @@ def clean(pixels_HW: Pixels, bit_depth: int, mode: BurnedInText) -> Cleaned:
         bit_depth: 8 to 16.
         mode: "off" passes the image on unseen; "detect-and-quarantine" passes it on only without text other than
             laterality marks; "redact" covers such text.
+        full_resolution: as for `detect`.
 
     Returns:
         The pixels to go on with, and what was found.
@@ -51,7 +52,7 @@ def clean(pixels_HW: Pixels, bit_depth: int, mode: BurnedInText) -> Cleaned:
     """
     if mode == "off":
         return Cleaned(pixels_HW, (), None)
-    regions = tuple(detect(pixels_HW, bit_depth))
+    regions = tuple(detect(pixels_HW, bit_depth, full_resolution))
     texts = sum(region.kind == "text" for region in regions)
     if texts and mode == "detect-and-quarantine":
         raise Quarantined("deidentify", "BurnedInText", f"text is burned into the image ({texts} regions)")

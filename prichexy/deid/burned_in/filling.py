@@ -4,7 +4,6 @@ Nothing of a covered pixel reaches the result: it depends on the regions and on 
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,8 +14,10 @@ from prichexy.imaging.radiograph import Pixels
 
 _RING = 24
 """How far around a region its background is looked at, in pixels."""
+_TINY = np.float32(1e-6)
 
 Mask = NDArray[np.bool_]
+Levels = NDArray[np.float32]
 
 
 def redact(pixels_HW: Pixels, bit_depth: int, regions: Iterable[Region]) -> Pixels:
@@ -48,35 +49,37 @@ def redact(pixels_HW: Pixels, bit_depth: int, regions: Iterable[Region]) -> Pixe
     return cleaned_HW
 
 
-def _filled(levels_HW: NDArray[Any], known_HW: Mask, seed: tuple[int, ...]) -> NDArray[Any]:
+def _filled(levels_HW: Levels, known_HW: Mask, seed: tuple[int, ...]) -> Levels:
     """Background everywhere: where the levels are known they weigh in, elsewhere they don't."""
     if not known_HW.any():
         return np.zeros_like(levels_HW)  # the whole image is text: black
     weight_HW = known_HW.astype(np.float32)
     smooth_HW = _pull_push(levels_HW * weight_HW, weight_HW)
-    return smooth_HW + _noise(levels_HW, known_HW, seed)
+    filled_HW: Levels = smooth_HW + _noise(levels_HW, known_HW, seed)
+    return filled_HW
 
 
-def _pull_push(weighted_HW: NDArray[Any], weight_HW: NDArray[Any]) -> NDArray[Any]:
+def _pull_push(weighted_HW: Levels, weight_HW: Levels) -> Levels:
     """Smooth interpolation: averages of known levels at ever coarser resolution fill what finer ones leave open.
 
     Gortler et al., "The Lumigraph", SIGGRAPH 1996, section 3.4. Each value is a mean of known ones, so none lies
     outside their range.
     """
     height, width = weight_HW.shape
-    fine_HW = weighted_HW / np.maximum(weight_HW, 1e-6)
+    fine_HW: Levels = weighted_HW / np.maximum(weight_HW, _TINY)
     if weight_HW.min() >= 1 or max(height, width) <= 1:
         return fine_HW
     half = ((width + 1) // 2, (height + 1) // 2)
     level = cv2.resize(cv2.blur(weighted_HW, (3, 3)), half, interpolation=cv2.INTER_LINEAR).reshape(half[::-1])
     weight = cv2.resize(cv2.blur(weight_HW, (3, 3)), half, interpolation=cv2.INTER_LINEAR).reshape(half[::-1])
     saturated = np.minimum(weight * 2, 1)  # a pixel with half its neighbourhood known is known
-    coarse = _pull_push(level / np.maximum(weight, 1e-6) * saturated, saturated)
+    coarse = _pull_push(level / np.maximum(weight, _TINY) * saturated, saturated)
     coarse_HW = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width)
-    return fine_HW * weight_HW + coarse_HW * (1 - weight_HW)
+    joined_HW: Levels = fine_HW * weight_HW + coarse_HW * (1 - weight_HW)
+    return joined_HW
 
 
-def _noise(levels_HW: NDArray[Any], known_HW: Mask, seed: tuple[int, ...]) -> NDArray[Any]:
+def _noise(levels_HW: Levels, known_HW: Mask, seed: tuple[int, ...]) -> Levels:
     """Gaussian noise of the known pixels' strength, by the median of a difference that cancels slopes."""
     a, b, c = levels_HW[:, :-2], levels_HW[:, 1:-1], levels_HW[:, 2:]
     usable = known_HW[:, :-2] & known_HW[:, 1:-1] & known_HW[:, 2:]
@@ -85,4 +88,5 @@ def _noise(levels_HW: NDArray[Any], known_HW: Mask, seed: tuple[int, ...]) -> ND
     second_difference = np.abs(a - 2 * b + c)[usable]
     # The second difference of white noise has sqrt(6) times its deviation; a median of magnitudes is 0.6745 of it.
     deviation = float(np.median(second_difference)) / (0.6745 * np.sqrt(6))
-    return (np.random.default_rng(seed).standard_normal(levels_HW.shape) * deviation).astype(np.float32)
+    noise_HW = np.random.default_rng(seed).standard_normal(levels_HW.shape, np.float32)
+    return noise_HW * np.float32(deviation)
