@@ -66,7 +66,7 @@ def _pull_push(weighted_HW: Levels, weight_HW: Levels) -> Levels:
     outside their range.
     """
     height, width = weight_HW.shape
-    fine_HW: Levels = weighted_HW / np.maximum(weight_HW, _TINY)
+    fine_HW = (weighted_HW / np.maximum(weight_HW, _TINY)).astype(np.float32, copy=False)
     if weight_HW.min() >= 1 or max(height, width) <= 1:
         return fine_HW
     half = ((width + 1) // 2, (height + 1) // 2)
