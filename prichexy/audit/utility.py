@@ -29,7 +29,7 @@ from prichexy.obfuscation import Obfuscator
 from prichexy.obfuscation.flow_field import FlowField
 from prichexy.training.batches import LabelledImages, grey
 from prichexy.training.classifier_step import classifier_step, evaluate_classifier
-from prichexy.training.compute import Compute, adam, device_of, evaluating, sgd
+from prichexy.training.compute import OPTIMISERS, Compute, device_of, evaluating
 from prichexy.training.evaluation import finding_aucs
 from prichexy.training.samples import Reader, Samples, epoch_order, training_shares, validation_shares
 from prichexy.training.schedule import EarlyStopping, LowestLosses, decay_on_plateau
@@ -246,7 +246,7 @@ def _train(
     compute: Compute,
 ) -> None:
     """Epochs until the validation loss stalls; afterwards the classifier is the one of the lowest."""
-    optimiser = (adam if settings.optimiser == "adam" else sgd)(classifier, settings.learning_rate)
+    optimiser = OPTIMISERS[settings.optimiser](classifier, settings.learning_rate)
     lowest, best = LowestLosses("classifier"), classifier.state_dict()
     stopping = None if settings.patience is None else EarlyStopping(settings.patience)
     decay = None if settings.decay_patience is None else decay_on_plateau(optimiser, settings.decay_patience)

@@ -1,15 +1,17 @@
 """How a step computes: precision, memory layout, gradient clipping; and the few lines that every update shares."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from prichexy.errors import PrichexyError
+
+ADAMW_DECAY = 0.05
 
 
 @dataclass(frozen=True)
@@ -159,3 +161,15 @@ def adam(network: nn.Module, learning_rate: float = 1e-4) -> Adam:
 def sgd(network: nn.Module, learning_rate: float = 1e-4) -> SGD:
     """SGD with momentum 0.9 and weight decay 1e-4, as the paper (and CheXNet's recipe) has it for the classifier."""
     return SGD(network.parameters(), lr=learning_rate, momentum=0.9, weight_decay=1e-4, fused=True)
+
+
+def adamw(network: nn.Module, learning_rate: float) -> AdamW:
+    """AdamW for small networks that learn from few patients; biases and normalizations don't decay."""
+    weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": ADAMW_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return AdamW(groups, lr=learning_rate, fused=True)
+
+
+OPTIMISERS: dict[str, Callable[[nn.Module, float], Optimizer]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
+"""By the names that settings have for them."""

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import AdamW, Optimizer
 
 from prichexy.cohort.labels import read_file
 from prichexy.cohort.pairs import Pairs, draw_pairs, parse_pairs
@@ -40,7 +39,7 @@ from prichexy.training.augmentation import Augmentation
 from prichexy.training.batches import ImagePairs, LabelledImages, LabelledPairs, PatientPairs
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.classifier_step import classifier_step, evaluate_classifier
-from prichexy.training.compute import Compute, adam, bare, sgd
+from prichexy.training.compute import OPTIMISERS, Compute, adam, bare, sgd
 from prichexy.training.epochs import Course, Stage
 from prichexy.training.figures import obfuscation_figure
 from prichexy.training.pretraining_step import evaluate_pretraining, pretraining_step
@@ -60,8 +59,6 @@ log = logging.getLogger("prichexy.training.stages")
 StageName = Literal["classifier", "verifier", "pretraining", "adversarial"]
 
 FIGURE_IMAGES = 4
-
-ADAMW_DECAY = 0.05
 
 
 def stages_of(config: TrainConfig) -> tuple[StageName, ...]:
@@ -197,7 +194,7 @@ def split_pairs(config: TrainConfig, rows: SplitRows, split: str, epoch: int = 0
 def _classifier(inputs: Inputs) -> Stage[LabelledImages]:
     settings, compute = inputs.config.classifier, inputs.compute
     classifier = inputs.ready(initial_classifier(inputs.config))
-    optimiser = _optimiser(settings.optimiser, classifier, settings.learning_rate)
+    optimiser = OPTIMISERS[settings.optimiser](classifier, settings.learning_rate)
     return Stage(
         "classifier",
         {"classifier": classifier},
@@ -216,7 +213,7 @@ def _classifier(inputs: Inputs) -> Stage[LabelledImages]:
 def _verifier(inputs: Inputs) -> Stage[Any]:
     config, settings, compute, world = inputs.config, inputs.config.verifier, inputs.compute, inputs.world
     verifier = inputs.ready(initial_verifier(config))
-    optimiser = _optimiser(settings.optimiser, verifier, settings.learning_rate)
+    optimiser = OPTIMISERS[settings.optimiser](verifier, settings.learning_rate)
     rows = inputs.table.split("train")
     pairs, augmentation = split_pairs(config, rows, "train"), Augmentation(settings.augmentation, config.seed)
 
@@ -347,15 +344,6 @@ def _load_generator(generator: nn.Module, file: Path, obfuscation: ObfuscationSe
     if kind != obfuscation.kind:
         raise UsageError(f"setting generator.weights: the file is of kind {kind}, the settings of {obfuscation.kind}")
     load_into(generator, state)
-
-
-def _optimiser(kind: Literal["sgd", "adam", "adamw"], network: nn.Module, learning_rate: float) -> Optimizer:
-    if kind == "adamw":
-        weights = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]  # biases, normalizations
-        groups = [{"params": weights, "weight_decay": ADAMW_DECAY}, {"params": others, "weight_decay": 0.0}]
-        return AdamW(groups, lr=learning_rate, fused=True)
-    return adam(network, learning_rate) if kind == "adam" else sgd(network, learning_rate)
 
 
 def _has_pairs(inputs: Inputs) -> bool:

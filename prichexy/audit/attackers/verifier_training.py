@@ -6,12 +6,12 @@ Shape suffixes: N image, 1 the grey channel, H height, W width.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from prichexy.audit.evidence import Images, Split
 from prichexy.cohort.pairs import DEFAULT_PER_PATIENT, Pairs, draw_pairs
@@ -21,11 +21,10 @@ from prichexy.networks.initial_weights import start_from
 from prichexy.networks.verifier import Verifier
 from prichexy.training.augmentation import Augmentation
 from prichexy.training.batches import ImagePairs, PatientPairs
-from prichexy.training.compute import Compute, adam, sgd
+from prichexy.training.compute import OPTIMISERS, Compute
 from prichexy.training.cosine_decay import CosineDecay
 from prichexy.training.samples import Reader, Rows, Samples, epoch_order, training_shares, validation_shares
 from prichexy.training.schedule import EarlyStopping, decay_on_plateau
-from prichexy.training.stages import ADAMW_DECAY
 from prichexy.training.verifier_step import evaluate_verifier, patients_step, verifier_step
 from prichexy.training.world import World
 
@@ -116,7 +115,7 @@ def trained_verifier(
         if settings.weights is not None:
             start_from(verifier, settings.weights)
         compute.prepare(verifier, recipe.device)
-        optimiser = _optimiser(settings.optimiser, verifier, settings.learning_rate)
+        optimiser = OPTIMISERS[settings.optimiser](verifier, settings.learning_rate)
         decay = _decay(optimiser, settings)
         stopping = EarlyStopping(settings.patience or settings.epochs)
         step = _step(verifier, optimiser, compute, settings)
@@ -197,15 +196,6 @@ def _step(
     if settings.compare == "batch":
         return lambda batch, number: patients_step(batch, verifier, optimiser, compute, World(), number)
     return lambda batch, number: verifier_step(batch, verifier, optimiser, compute, number)
-
-
-def _optimiser(kind: Literal["sgd", "adam", "adamw"], verifier: Verifier, learning_rate: float) -> Optimizer:
-    if kind == "adamw":
-        weights = [parameter for parameter in verifier.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in verifier.parameters() if parameter.ndim <= 1]  # biases, normalizations
-        groups = [{"params": weights, "weight_decay": ADAMW_DECAY}, {"params": others, "weight_decay": 0.0}]
-        return AdamW(groups, lr=learning_rate, fused=True)
-    return adam(verifier, learning_rate) if kind == "adam" else sgd(verifier, learning_rate)
 
 
 def _decay(optimiser: Optimizer, settings: VerifierConfig) -> Callable[[float], None]:
