@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -137,7 +138,9 @@ def test_a_killed_driver_goes_on_in_the_same_mlflow_run(table: str, undisturbed:
     assert 2 <= reached < EPOCHS
     again = subprocess.run(command(table, tmp_path), capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert f"verifier: goes on after epoch {reached}" in again.stderr
+    told = re.search(r"verifier: goes on after epoch (\d+)", again.stderr)
+    assert told, again.stderr
+    assert reached <= int(told[1]) <= EPOCHS  # a worker may end its epoch before it notices that the driver is gone
     approximately(outcome(tmp_path), undisturbed)
     once = [list(range(1, EPOCHS + 1))]
     assert logged_steps(tmp_path) == {"epoch": once, "validation/auc": once, "images_per_second": once}
