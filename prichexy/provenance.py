@@ -1,10 +1,12 @@
 """Which code made something: recorded with models, audits and data."""
 
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 
+@cache
 def commit() -> str:
     """The git commit of this code; ``unknown`` where it was installed without its history."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]

@@ -19,7 +19,7 @@ REPORT, TABLE = "comparison.html", "comparison.json"
 
 
 def compare(config: CompareConfig) -> tuple[list[dict[str, Any]], str]:
-    """Audit each row of a comparison, and write its table and plot; rows that were audited before are read.
+    """Audit each row of a comparison, and write its table and plot; runs of attackers that were kept are not run again.
 
     Verdicts of a comparison are stored with no model: `prichexy audit` does that.
 

@@ -37,6 +37,7 @@ from prichexy.config import secret_file
 from prichexy.config.audit import AuditConfig, AuditSettings
 from prichexy.deid import read_secret_file
 from prichexy.errors import UsageError
+from prichexy.imaging import to_unit
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import to_bytes
 from prichexy.obfuscation.flow_field import FlowField
@@ -230,7 +231,7 @@ def _result(
         description=description,
         seeds=len(outcomes),
         auc_mean=float(np.mean(aucs)),
-        auc_sd=float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0,
+        auc_sd=_deviation(aucs),
         auc_max=max(aucs),
         auc_low=interval.low,
         auc_high=interval.high,
@@ -255,10 +256,15 @@ def _strength(outcomes: dict[Run, Outcome]) -> list[StrengthPoint]:
             attacker=attacker,
             training_pairs=pairs,
             auc_mean=float(np.mean(found)),
-            auc_sd=float(np.std(found, ddof=1)) if len(found) > 1 else 0.0,
+            auc_sd=_deviation(found),
         )
         for (attacker, pairs), found in sorted(aucs.items())
     ]
+
+
+def _deviation(aucs: Sequence[float]) -> float:
+    """Standard deviation over seeds; 0 for a single one."""
+    return float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0
 
 
 def _utility(material: Material, config: AuditSettings, place: Store) -> Utility:
@@ -318,7 +324,7 @@ def _gallery(material: Material, count: int) -> list[GalleryImage]:
     for number in range(min(count, len(test))):
         field_2HW = None
         if isinstance(obfuscator, FlowField):
-            before_11HW = torch.from_numpy(test.originals_NHW[number].astype(np.float32) / 255)[None, None]
+            before_11HW = torch.from_numpy(to_unit(test.originals_NHW[number], 8))[None, None]
             side = before_11HW.shape[-1]
             # From half image widths to pixels.
             field_2HW = obfuscator.displacement(before_11HW)[0].cpu().numpy() * np.float32((side - 1) / 2)

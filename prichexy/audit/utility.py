@@ -31,8 +31,9 @@ from prichexy.training.batches import LabelledImages, grey
 from prichexy.training.classifier_step import classifier_step, evaluate_classifier
 from prichexy.training.compute import OPTIMISERS, Compute, device_of, evaluating
 from prichexy.training.evaluation import finding_aucs
-from prichexy.training.samples import Reader, Samples, epoch_order, training_shares, validation_shares
-from prichexy.training.schedule import EarlyStopping, LowestLosses, decay_on_plateau
+from prichexy.training.in_process import train_in_process
+from prichexy.training.samples import Samples
+from prichexy.training.seeds import seeded
 from prichexy.verdict import FindingUtility, Utility
 
 Images = NDArray[np.uint8]
@@ -227,42 +228,23 @@ def retrain_classifier(
     if not len(train.images_NHW) or not len(validation.images_NHW):
         raise UsageError("a classifier can't be trained without training and validation images: prepare a larger table")
     compute, device = compute or Compute(), torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with seeded(seed, device):
         classifier = Classifier(settings.backbone)
         if settings.weights is not None:
             start_from(classifier, settings.weights)
         compute.prepare(classifier, device)
-        _train(classifier, train.samples(), validation.samples(), settings, seed, compute)
+        optimiser = OPTIMISERS[settings.optimiser](classifier, settings.learning_rate)
+        train_in_process(
+            classifier,
+            optimiser,
+            train.samples(),
+            validation.samples(),
+            lambda batch, step: classifier_step(batch, classifier, optimiser, compute, step),
+            lambda batches: evaluate_classifier(classifier, batches, compute)["classifier"],
+            settings,
+            seed,
+        )
     return classifier
-
-
-def _train(
-    classifier: Classifier,
-    training: Samples[LabelledImages],
-    validation: Samples[LabelledImages],
-    settings: ClassifierConfig,
-    seed: int,
-    compute: Compute,
-) -> None:
-    """Epochs until the validation loss stalls; afterwards the classifier is the one of the lowest."""
-    optimiser = OPTIMISERS[settings.optimiser](classifier, settings.learning_rate)
-    lowest, best = LowestLosses("classifier"), classifier.state_dict()
-    stopping = None if settings.patience is None else EarlyStopping(settings.patience)
-    decay = None if settings.decay_patience is None else decay_on_plateau(optimiser, settings.decay_patience)
-    shares = validation_shares(validation.count, settings.batch, 0, 1)
-    for epoch in range(settings.epochs):
-        order = training_shares(epoch_order(training.count, seed, epoch), settings.batch, 0, 1)
-        for number, batch in enumerate(Reader(training, order)):
-            classifier_step(batch, classifier, optimiser, compute, epoch * len(order) + number)
-        loss = {"classifier": evaluate_classifier(classifier, Reader(validation, shares), compute)["classifier"]}
-        if lowest.update(loss):
-            best = {key: value.detach().clone() for key, value in classifier.state_dict().items()}
-        if decay is not None:
-            decay.step(loss["classifier"])
-        if stopping is not None and stopping.update(loss["classifier"]):
-            break
-    classifier.load_state_dict(best)
 
 
 def _compared(difference: AucDifference, findings_NF: Marks) -> dict[str, Any]:

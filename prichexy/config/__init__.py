@@ -5,7 +5,6 @@ Configuration is read once, at the edge; functions below take values.
 
 from prichexy.config.audit import (
     AuditConfig,
-    AuditPairs,
     AuditSettings,
     CompareConfig,
     ComparedModel,
@@ -40,6 +39,7 @@ from prichexy.config.training import (
     ClassifierConfig,
     ComputeConfig,
     GeneratorConfig,
+    PairCounts,
     PairsConfig,
     PretrainingConfig,
     StageConfig,
@@ -53,7 +53,6 @@ __all__ = [
     "AdversarialConfig",
     "AnonymizeConfig",
     "AuditConfig",
-    "AuditPairs",
     "AuditSettings",
     "CatalogConfig",
     "ClassifierConfig",
@@ -63,6 +62,7 @@ __all__ = [
     "GeneratorConfig",
     "LabelColumns",
     "LimitsConfig",
+    "PairCounts",
     "PairsConfig",
     "PrepareConfig",
     "PretrainingConfig",

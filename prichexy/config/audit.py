@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from prichexy.config.shared import SECRET_VARIABLE, RayConfig, Settings, StorageConfig
-from prichexy.config.training import ClassifierConfig, VerifierConfig
+from prichexy.config.training import ClassifierConfig, PairCounts, VerifierConfig
 
 
 class Thresholds(Settings):
@@ -43,15 +43,6 @@ class PromoteConfig(Settings):
         return self
 
 
-class AuditPairs(Settings):
-    """Pairs of images of one patient, and of two, half of each."""
-
-    train: int = Field(10_000, ge=4, description="pairs that an attacker's verifier learns from; fewer when no more")
-    validation: int = Field(2_000, ge=4, description="pairs by which it stops; fewer when there are no more")
-    test: int = Field(5_000, ge=4, description="pairs on which attackers are judged; fewer when there are no more")
-    per_patient: int = Field(6, ge=1, description="most same-patient pairs of one patient")
-
-
 class AuditSettings(Settings):
     """What `prichexy audit` and `prichexy audit compare` share."""
 
@@ -68,7 +59,7 @@ class AuditSettings(Settings):
     seeds: int = Field(10, ge=1, le=1000, description="runs of each attacker that learns")
     seed: int = Field(42, ge=0, lt=2**31, description="of the first run, of pairs and resamples; the others follow it")
     resamples: int = Field(1000, ge=100, le=100_000, description="of patients, for a 95 % interval")
-    pairs: AuditPairs = AuditPairs()
+    pairs: PairCounts = PairCounts()
     strength: tuple[int, ...] = Field(
         (500, 2000, 8000), description="numbers of training pairs at which the learning attackers are measured as well"
     )

@@ -89,13 +89,18 @@ class GeneratorConfig(Settings):
     weights: Path | None = Field(None, description="a generator's checkpoint; it stands for the pretraining")
 
 
-class PairsConfig(Settings):
-    """Pairs of images of one patient, and of two: generated, or the authors' lists."""
+class PairCounts(Settings):
+    """Pairs of images of one patient, and of two, half of each."""
 
     train: int = Field(10_000, ge=4, description="training pairs; fewer when the table has no more")
     validation: int = Field(2_000, ge=4, description="validation pairs; fewer when the table has no more")
     test: int = Field(5_000, ge=4, description="test pairs; fewer when the table has no more")
     per_patient: int = Field(6, ge=1, description="most same-patient pairs of one patient")
+
+
+class PairsConfig(PairCounts):
+    """Pairs that are generated, or the authors' lists."""
+
     train_list: str | None = Field(None, description="the authors' list: image, image, 0 or 1, tab-separated")
     validation_list: str | None = Field(None, description="the same for validation")
     test_list: str | None = Field(None, description="the same for the test")

@@ -18,10 +18,9 @@ from prichexy.networks.checkpoints import load_into
 from prichexy.training.batches import Batch, Batches
 from prichexy.training.checkpoints import Checkpoints
 from prichexy.training.compute import bare
-from prichexy.training.cosine_decay import CosineDecay
 from prichexy.training.evaluation import Gather
 from prichexy.training.samples import Reader, Samples, epoch_order, training_shares, validation_shares
-from prichexy.training.schedule import EarlyStopping, LowestLosses, decay_on_plateau
+from prichexy.training.schedule import EarlyStopping, LowestLosses, learning_rate_decay
 from prichexy.training.state import Stateful, restore_training, training_state
 from prichexy.training.world import World
 
@@ -114,12 +113,11 @@ def _schedules(stage: Stage[Batch]) -> tuple[LowestLosses, dict[str, Stateful]]:
     schedules: dict[str, Stateful] = {"lowest": lowest}
     if stage.course.patience is not None:
         schedules["stopping"] = EarlyStopping(stage.course.patience)
-    if stage.course.cosine_decay:
-        for name, optimiser in stage.optimisers.items():
-            schedules[f"decay/{name}"] = CosineDecay(optimiser, stage.course.epochs)
-    elif stage.course.decay_patience is not None:
-        for name, optimiser in stage.optimisers.items():
-            schedules[f"decay/{name}"] = decay_on_plateau(optimiser, stage.course.decay_patience)
+    course = stage.course
+    for name, optimiser in stage.optimisers.items():
+        decay = learning_rate_decay(optimiser, course.epochs, course.cosine_decay, course.decay_patience)
+        if decay is not None:
+            schedules[f"decay/{name}"] = decay
     return lowest, schedules
 
 

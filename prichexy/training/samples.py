@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Generic
+from typing import Generic, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,19 @@ from prichexy.training.augmentation import Augmentation
 from prichexy.training.batches import Batch, ImagePairs, LabelledImages, LabelledPairs, PatientPairs
 
 Rows = NDArray[np.int64]
+
+
+class ImageRows(Protocol):
+    """Images that are read by row, such as those of a `SplitRows`."""
+
+    @property
+    def patients(self) -> NDArray[np.str_]:
+        """The patient of each row."""
+        ...
+
+    def images(self, rows: Rows) -> NDArray[np.uint8]:
+        """Some images, (n, H, W), in the order asked for."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,23 +66,25 @@ def labelled_images(rows: SplitRows) -> Samples[LabelledImages]:
     return Samples(len(rows), lambda at: LabelledImages(_images(rows, at), torch.from_numpy(rows.findings[at])))
 
 
-def image_pairs(rows: SplitRows, pairs: Pairs) -> Samples[ImagePairs]:
-    """Pairs of a split's images."""
+def image_pairs(rows: ImageRows, pairs: Pairs, seconds: ImageRows | None = None) -> Samples[ImagePairs]:
+    """Pairs of images; the second of each from `seconds`, where it is another version of the same rows."""
 
     def load(at: Rows) -> ImagePairs:
-        first, second = _images(rows, pairs.first[at]), _images(rows, pairs.second[at])
+        first, second = _images(rows, pairs.first[at]), _images(seconds or rows, pairs.second[at])
         return ImagePairs(first, second, torch.from_numpy(pairs.same[at]))
 
     return Samples(len(pairs), load, images=2)
 
 
-def changed_pairs(rows: SplitRows, pairs: Pairs, augmentation: Augmentation) -> Samples[ImagePairs]:
+def changed_pairs(
+    rows: ImageRows, pairs: Pairs, augmentation: Augmentation, seconds: ImageRows | None = None
+) -> Samples[ImagePairs]:
     """The same, their images changed at random: differently in every epoch, and the two of a pair independently."""
-    owners_N = _owners(rows)
+    sides, owners_N = (rows, seconds or rows), _owners(rows)
 
     def in_epoch(epoch: int) -> Samples[ImagePairs]:
         def load(at: Rows) -> ImagePairs:
-            first, second = _changed(rows, (pairs.first[at], pairs.second[at]), owners_N, augmentation, epoch, at)
+            first, second = _changed(sides, (pairs.first[at], pairs.second[at]), owners_N, augmentation, epoch, at)
             return ImagePairs(first, second, torch.from_numpy(pairs.same[at]))
 
         return Samples(len(pairs), load, images=2)
@@ -77,32 +92,58 @@ def changed_pairs(rows: SplitRows, pairs: Pairs, augmentation: Augmentation) -> 
     return replace(in_epoch(0), of_epoch=in_epoch)
 
 
-def patient_pairs(rows: SplitRows, draw: Callable[[int], Pairs], augmentation: Augmentation) -> Samples[PatientPairs]:
+def patient_pairs(
+    rows: ImageRows, draw: Callable[[int], Pairs], augmentation: Augmentation, seconds: ImageRows | None = None
+) -> Samples[PatientPairs]:
     """Same-patient pairs, drawn anew for every epoch, their images changed at random.
 
     Args:
         rows: of the split.
         draw: pairs of an epoch; those of two patients are left out.
         augmentation: its strength may be 0, when images are mirrored only.
+        seconds: as in `image_pairs`.
 
     Raises:
         UsageError: an epoch, such as one of listed pairs, has no pair of one patient.
     """
-    owners_N = _owners(rows)
+    sides, owners_N = (rows, seconds or rows), _owners(rows)
 
     def in_epoch(epoch: int) -> Samples[PatientPairs]:
         pairs = draw(epoch)
         if not pairs.same.any():
             raise UsageError("there is no same-patient pair to learn from: setting pairs.train_list names other pairs")
-        firsts, seconds = pairs.first[pairs.same], pairs.second[pairs.same]
+        firsts_P, seconds_P = pairs.first[pairs.same], pairs.second[pairs.same]
 
         def load(at: Rows) -> PatientPairs:
-            first, second = _changed(rows, (firsts[at], seconds[at]), owners_N, augmentation, epoch, at)
-            return PatientPairs(first, second, torch.from_numpy(owners_N[firsts[at]]))
+            first, second = _changed(sides, (firsts_P[at], seconds_P[at]), owners_N, augmentation, epoch, at)
+            return PatientPairs(first, second, torch.from_numpy(owners_N[firsts_P[at]]))
 
-        return Samples(len(firsts), load, images=2)
+        return Samples(len(firsts_P), load, images=2)
 
     return replace(in_epoch(0), of_epoch=in_epoch)
+
+
+def verifier_samples(
+    compare: Literal["pairs", "batch"],
+    rows: ImageRows,
+    draw: Callable[[int], Pairs],
+    augmentation: Augmentation,
+    seconds: ImageRows | None = None,
+) -> Samples[ImagePairs] | Samples[PatientPairs]:
+    """What a verifier learns from, as the setting `verifier.compare` says.
+
+    Args:
+        compare: ``pairs``, those of the first epoch in every one; or ``batch``, see `patient_pairs`.
+        rows: of the split.
+        draw: pairs of an epoch.
+        augmentation: of strength 0 for none.
+        seconds: as in `image_pairs`.
+    """
+    if compare == "batch":
+        return patient_pairs(rows, draw, augmentation, seconds)
+    if augmentation.strength:
+        return changed_pairs(rows, draw(0), augmentation, seconds)
+    return image_pairs(rows, draw(0), seconds)
 
 
 def labelled_pairs(rows: SplitRows, pairs: Pairs) -> Samples[LabelledPairs]:
@@ -116,22 +157,28 @@ def labelled_pairs(rows: SplitRows, pairs: Pairs) -> Samples[LabelledPairs]:
     return Samples(len(pairs), load, images=2)
 
 
-def _images(rows: SplitRows, at: Rows) -> Tensor:
+def _images(rows: ImageRows, at: Rows) -> Tensor:
     """uint8, (N, 1, H, W)."""
     return torch.from_numpy(rows.images(at)).unsqueeze(1)
 
 
-def _owners(rows: SplitRows) -> Rows:
+def _owners(rows: ImageRows) -> Rows:
     """The patient of each image as a number from 0, shape (N,)."""
     return np.unique(rows.patients, return_inverse=True)[1].astype(np.int64)
 
 
 def _changed(
-    rows: SplitRows, chosen: Sequence[Rows], owners_N: Rows, augmentation: Augmentation, epoch: int, at: Rows
+    sides: tuple[ImageRows, ImageRows],
+    chosen: tuple[Rows, Rows],
+    owners_N: Rows,
+    augmentation: Augmentation,
+    epoch: int,
+    at: Rows,
 ) -> list[Tensor]:
-    """Images of each of some choices of rows, changed; those of sample `at[i]` by that sample's random numbers."""
+    """Images of a choice of rows of each side, changed; those of sample `at[i]` by that sample's random numbers."""
     randoms, mirrored = augmentation.generators(epoch, at), augmentation.mirrored(epoch, int(owners_N.max()) + 1)
-    return [augmentation.apply(_images(rows, each), randoms, mirrored[owners_N[each]]) for each in chosen]
+    both = zip(sides, chosen, strict=True)
+    return [augmentation.apply(_images(rows, each), randoms, mirrored[owners_N[each]]) for rows, each in both]
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> Rows:

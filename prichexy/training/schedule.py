@@ -22,6 +22,54 @@ def decay_on_plateau(optimiser: Optimizer, patience: int = 3, factor: float = 0.
     return ReduceLROnPlateau(optimiser, mode="min", factor=factor, patience=patience)
 
 
+class CosineDecay:
+    """Schedule along half a cosine, from an optimiser's learning rate in its first epoch almost to 0 in its last.
+
+    After Loshchilov and Hutter, arXiv 1608.03983, without restarts.
+
+    Args:
+        optimiser: whose learning rate it lowers.
+        epochs: over which it falls.
+    """
+
+    def __init__(self, optimiser: Optimizer, epochs: int) -> None:
+        self._optimiser = optimiser
+        self._first = [float(group["lr"]) for group in optimiser.param_groups]
+        self._epochs = epochs
+        self.done = 0
+
+    def step(self, loss: float) -> None:
+        """Set the learning rate of the next epoch, after one has ended; the loss does not count."""
+        self.done += 1
+        share = (1 + math.cos(math.pi * min(1.0, self.done / self._epochs))) / 2
+        for group, first in zip(self._optimiser.param_groups, self._first, strict=True):
+            group["lr"] = first * share
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epochs done; the learning rate itself is in the optimiser's state."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.done = int(state["done"])
+
+
+def learning_rate_decay(
+    optimiser: Optimizer, epochs: int, cosine: bool, patience: int | None
+) -> CosineDecay | ReduceLROnPlateau | None:
+    """The schedule that a stage's settings ask for, whose ``step(loss)`` is called after each epoch.
+
+    Args:
+        optimiser: whose learning rate it lowers.
+        epochs: most epochs of the stage.
+        cosine: the setting ``cosine_decay``, which goes before the other.
+        patience: the setting ``decay_patience``.
+    """
+    if cosine:
+        return CosineDecay(optimiser, epochs)
+    return None if patience is None else decay_on_plateau(optimiser, patience)
+
+
 class EarlyStopping:
     """Tells when a validation loss has not fallen for some epochs (the paper's attacker: 5).
 

@@ -36,22 +36,15 @@ from prichexy.training.adversarial_step import (
     evaluate_adversarial,
 )
 from prichexy.training.augmentation import Augmentation
-from prichexy.training.batches import ImagePairs, LabelledImages, LabelledPairs, PatientPairs
+from prichexy.training.batches import ImagePairs, LabelledImages, LabelledPairs
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.classifier_step import classifier_step, evaluate_classifier
 from prichexy.training.compute import OPTIMISERS, Compute, adam, bare, sgd
 from prichexy.training.epochs import Course, Stage
 from prichexy.training.figures import obfuscation_figure
 from prichexy.training.pretraining_step import evaluate_pretraining, pretraining_step
-from prichexy.training.samples import (
-    Samples,
-    changed_pairs,
-    image_pairs,
-    labelled_images,
-    labelled_pairs,
-    patient_pairs,
-)
-from prichexy.training.verifier_step import evaluate_verifier, patients_step, verifier_step
+from prichexy.training.samples import Samples, image_pairs, labelled_images, labelled_pairs, verifier_samples
+from prichexy.training.verifier_step import evaluate_verifier, verifier_update
 from prichexy.training.world import World
 
 log = logging.getLogger("prichexy.training.stages")
@@ -224,22 +217,14 @@ def _verifier(inputs: Inputs) -> Stage[Any]:
         rows = inputs.table.split(split)
         return image_pairs(rows, split_pairs(config, rows, split))
 
-    training: Samples[ImagePairs] | Samples[PatientPairs]
-    step: Callable[[Any, int], dict[str, float]]
-    if settings.compare == "batch":
-        training = patient_pairs(rows, drawn, augmentation)
-        step = lambda batch, step: patients_step(batch, verifier, optimiser, compute, world, step)  # noqa: E731
-    else:
-        training = changed_pairs(rows, pairs, augmentation) if settings.augmentation else image_pairs(rows, pairs)
-        step = lambda batch, step: verifier_step(batch, verifier, optimiser, compute, step)  # noqa: E731
     return Stage(
         "verifier",
         {"verifier": verifier},
         {"verifier": optimiser},
-        training,
+        verifier_samples(settings.compare, rows, drawn, augmentation),
         held_out("validation"),
         held_out("test") if inputs.tested and _has_pairs(inputs) else None,
-        step,
+        verifier_update(settings.compare, verifier, optimiser, compute, world),
         lambda batches, gather: evaluate_verifier(bare(verifier), batches, compute, gather),
         watched="verifier",
         kept=KEPT["verifier"],

@@ -5,7 +5,8 @@ It learns from pairs, as published, or from all comparisons within a batch of pa
 Shape suffixes: P pair, N image, E embedding, 1 a single value or the grey channel.
 """
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,15 @@ def patients_step(
     patients_N = world.gather(batch.patients.to(device).repeat(2))
     loss = contrast_loss(head.compare_all(all_NE, all_NE), patients_N)
     return {"verifier": descend(loss, "verifier", verifier, optimiser, compute, step)}
+
+
+def verifier_update(
+    compare: Literal["pairs", "batch"], verifier: nn.Module, optimiser: Optimizer, compute: Compute, world: World
+) -> Callable[[Any, int], Losses]:
+    """The step that the setting `verifier.compare` asks for, as a function of batch and step number."""
+    if compare == "batch":
+        return lambda batch, step: patients_step(batch, verifier, optimiser, compute, world, step)
+    return lambda batch, step: verifier_step(batch, verifier, optimiser, compute, step)
 
 
 def evaluate_verifier(

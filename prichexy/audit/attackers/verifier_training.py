@@ -3,29 +3,26 @@
 Shape suffixes: N image, 1 the grey channel, H height, W width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
 
-from prichexy.audit.evidence import Images, Split
+from prichexy.audit.evidence import Images, Patients, Split
 from prichexy.cohort.pairs import DEFAULT_PER_PATIENT, Pairs, draw_pairs
 from prichexy.config import VerifierConfig
 from prichexy.errors import UsageError
 from prichexy.networks.initial_weights import start_from
 from prichexy.networks.verifier import Verifier
 from prichexy.training.augmentation import Augmentation
-from prichexy.training.batches import ImagePairs, PatientPairs
 from prichexy.training.compute import OPTIMISERS, Compute
-from prichexy.training.cosine_decay import CosineDecay
-from prichexy.training.samples import Reader, Rows, Samples, epoch_order, training_shares, validation_shares
-from prichexy.training.schedule import EarlyStopping, decay_on_plateau
-from prichexy.training.verifier_step import evaluate_verifier, patients_step, verifier_step
+from prichexy.training.in_process import train_in_process
+from prichexy.training.samples import Rows, image_pairs, verifier_samples
+from prichexy.training.seeds import seeded
+from prichexy.training.verifier_step import evaluate_verifier, verifier_update
 from prichexy.training.world import World
 
 _PAPERS = VerifierConfig()
@@ -108,103 +105,47 @@ def trained_verifier(
         word = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
         return draw_pairs(train.patients_N, wanted, word, recipe.per_patient)
 
-    training = _training(train, real_second, drawn, pairs_of, settings, seed)
-    held_out = Samples(len(validation.pairs), _pairs(validation, validation.pairs, real_second))
-    with _threads(recipe.threads), _seeded(seed):
+    published = _Side(train.anonymized_NHW, train.patients_N)
+    learned_from = verifier_samples(
+        settings.compare,
+        published,
+        pairs_of,
+        Augmentation(settings.augmentation, seed),
+        _Side(train.originals_NHW, train.patients_N) if real_second else published,
+    )
+    held_out = image_pairs(
+        _Side(validation.anonymized_NHW, validation.patients_N),
+        validation.pairs,
+        _Side(validation.originals_NHW if real_second else validation.anonymized_NHW, validation.patients_N),
+    )
+    with _threads(recipe.threads), seeded(seed, recipe.device):
         verifier = Verifier(settings.backbone)
         if settings.weights is not None:
             start_from(verifier, settings.weights)
         compute.prepare(verifier, recipe.device)
         optimiser = OPTIMISERS[settings.optimiser](verifier, settings.learning_rate)
-        decay = _decay(optimiser, settings)
-        stopping = EarlyStopping(settings.patience or settings.epochs)
-        step = _step(verifier, optimiser, compute, settings)
-        best: dict[str, Tensor] = {}
-        epoch = 0
-        while epoch < settings.epochs and not stopping.stop:
-            samples = training.in_epoch(epoch)
-            shares = training_shares(epoch_order(samples.count, seed, epoch), settings.batch, rank=0, workers=1)
-            for number, batch in enumerate(Reader(samples, shares)):
-                step(batch, epoch * len(shares) + number)
-            epoch += 1
-            held_shares = validation_shares(held_out.count, settings.batch, rank=0, workers=1)
-            loss = evaluate_verifier(verifier, Reader(held_out, held_shares), compute)["verifier"]
-            if loss < stopping.lowest:
-                best = {name: value.detach().clone() for name, value in verifier.state_dict().items()}
-            stopping.update(loss)
-            decay(loss)
-        verifier.load_state_dict(best)
-    return TrainedWeights(verifier.eval(), len(drawn), epoch, stopping.lowest)
+        ended = train_in_process(
+            verifier,
+            optimiser,
+            learned_from,
+            held_out,
+            verifier_update(settings.compare, verifier, optimiser, compute, World()),
+            lambda batches: evaluate_verifier(verifier, batches, compute)["verifier"],
+            settings,
+            seed,
+        )
+    return TrainedWeights(verifier.eval(), len(drawn), ended.epochs, ended.loss)
 
 
-def _training(
-    split: Split,
-    real_second: bool,
-    drawn: Pairs,
-    pairs_of: Callable[[int], Pairs],
-    settings: VerifierConfig,
-    seed: int,
-) -> Samples[Any]:
-    """What is learnt from, in each epoch: pairs, or two images of each of many patients."""
-    if settings.compare == "pairs" and not settings.augmentation:
-        return Samples(len(drawn), _pairs(split, drawn, real_second))
-    augmentation = Augmentation(settings.augmentation, seed)
-    owners_N = np.unique(split.patients_N, return_inverse=True)[1].astype(np.int64)
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One side of a split as rows to read."""
 
-    def in_epoch(epoch: int) -> Samples[Any]:
-        pairs = drawn if settings.compare == "pairs" else _same_only(pairs_of(epoch))
-        load = _pairs(split, pairs, real_second)
+    images_NHW: Images  # noqa: N815 - arrays carry their shape
+    patients: Patients
 
-        def changed(at: Rows) -> ImagePairs | PatientPairs:
-            before, rows = load(at), (pairs.first[at], pairs.second[at])
-            randoms = augmentation.generators(epoch, at)
-            mirrored = augmentation.mirrored(epoch, int(owners_N.max()) + 1)
-            first = augmentation.apply(before.first, randoms, mirrored[owners_N[rows[0]]])
-            second = augmentation.apply(before.second, randoms, mirrored[owners_N[rows[1]]])
-            if settings.compare == "pairs":
-                return ImagePairs(first, second, before.same)
-            return PatientPairs(first, second, torch.from_numpy(owners_N[rows[0]]))
-
-        return Samples(len(pairs), changed)
-
-    return Samples(in_epoch(0).count, in_epoch(0).load, of_epoch=in_epoch)
-
-
-def _same_only(pairs: Pairs) -> Pairs:
-    return Pairs(pairs.first[pairs.same], pairs.second[pairs.same], pairs.same[pairs.same])
-
-
-def _pairs(split: Split, pairs: Pairs, real_second: bool) -> Callable[[Rows], ImagePairs]:
-    """Reads some pairs, the first image published and the second as asked for."""
-    seconds_NHW = split.originals_NHW if real_second else split.anonymized_NHW
-
-    def load(at: Rows) -> ImagePairs:
-        first, second = _images(split.anonymized_NHW, pairs.first[at]), _images(seconds_NHW, pairs.second[at])
-        return ImagePairs(first, second, torch.from_numpy(pairs.same[at]))
-
-    return load
-
-
-def _images(images_NHW: Images, at: Rows) -> Tensor:
-    """uint8, (N, 1, H, W)."""
-    return torch.from_numpy(images_NHW[at]).unsqueeze(1)
-
-
-def _step(
-    verifier: Verifier, optimiser: Optimizer, compute: Compute, settings: VerifierConfig
-) -> Callable[[Any, int], object]:
-    if settings.compare == "batch":
-        return lambda batch, number: patients_step(batch, verifier, optimiser, compute, World(), number)
-    return lambda batch, number: verifier_step(batch, verifier, optimiser, compute, number)
-
-
-def _decay(optimiser: Optimizer, settings: VerifierConfig) -> Callable[[float], None]:
-    """What is told each epoch's validation loss, and may lower the learning rate."""
-    if settings.cosine_decay:
-        return CosineDecay(optimiser, settings.epochs).step
-    if settings.decay_patience is not None:
-        return decay_on_plateau(optimiser, settings.decay_patience).step
-    return lambda loss: None
+    def images(self, rows: Rows) -> Images:
+        return self.images_NHW[rows]
 
 
 @contextmanager
@@ -215,11 +156,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torch's random numbers from a seed; afterwards they go on as if nothing had been."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
