@@ -36,7 +36,6 @@ app = typer.Typer(
 )
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
-app.command()(promote)
 
 
 def main() -> NoReturn:
@@ -316,3 +315,6 @@ def demo(
     from prichexy.demo import run
 
     show(run(folder, patients, seed), as_json, "Demo")
+
+
+app.command()(promote)  # after the commands that come before it
