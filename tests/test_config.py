@@ -17,7 +17,7 @@ def test_file_is_overridden_by_key_value_and_both_by_given_values(tmp_path: Path
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["chnk=8"], "unknown setting chnk; the settings are: allow_missing, allow_unaudited, chunk"),
+        (["chnk=8"], "unknown setting chnk; the settings are: allow_missing, allow_unaudited, also_dicom, chunk"),
         (["storage.regoin=x"], "unknown setting storage.regoin"),
         (["chunk=many"], "setting chunk: Input should be a valid integer"),
         (["chunk"], "'chunk' is not a setting: write key=value"),

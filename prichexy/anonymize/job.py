@@ -14,11 +14,14 @@ import numpy as np
 import ray
 import ray.data
 
-from prichexy.anonymize.stages import SMALL, Obfuscate, Work, encode, ingest, publish
+from prichexy.anonymize.ingest import ingest
+from prichexy.anonymize.stages import Obfuscate, encode, publish
+from prichexy.anonymize.work import SMALL, Work
 from prichexy.cluster import Capacity, connected
 from prichexy.cohort.catalog import Catalog, build_catalog, open_catalog
 from prichexy.config import AnonymizeConfig, CatalogConfig, secret_file
-from prichexy.deid import Pseudonyms, read_secret_file
+from prichexy.deid import LinkRecipient, Pseudonyms, read_secret_file
+from prichexy.deid.burned_in import require_networks
 from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.imaging import DecodeLimits
 from prichexy.lake.commit import Job, claim, committed_shards, finish, read_job, read_manifest
@@ -53,6 +56,8 @@ class Summary:
         seconds: of this run, planning and Ray's start included.
         images_per_second: of this run's images, from the first fetch to the last commit.
         bytes: of all data shards.
+        text_covered: published images in which burned-in text was covered.
+        dicom_files: written beside the shards.
         skipped: files of the lake that the catalog leaves out.
         catalog: the private catalog, which `prichexy quarantine` takes.
     """
@@ -69,6 +74,8 @@ class Summary:
     seconds: float
     images_per_second: float
     bytes: int
+    text_covered: int
+    dicom_files: int
     skipped: int
     catalog: str
     reasons: dict[str, int] = field(default_factory=dict)
@@ -89,6 +96,12 @@ def anonymize(config: AnonymizeConfig) -> Summary:
     pseudonyms = Pseudonyms.from_file(secret)
     assert secret is not None
     destination = Store(config.destination, config.storage)
+    if config.deid.burned_in_text != "off":
+        require_networks()
+    recipient = None
+    if config.link_table is not None:
+        recipient = LinkRecipient.from_file(config.link_recipient)
+        Store(config.link_table, config.storage).check_writable()
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
         registry = Registry(config.tracking_uri)
         model = registry.fetch(config.model, Path(folder))
@@ -107,12 +120,15 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         catalog=catalog,
         storage=config.storage,
         secret_file=secret.absolute(),
-        limits=DecodeLimits(min_side=config.limits.min_side, max_pixels=config.limits.max_pixels),
-        max_bytes=config.limits.max_bytes,
+        limits=DecodeLimits(**config.limits.model_dump(), accept_declared_text=config.deid.burned_in_text == "redact"),
         allow_missing=config.allow_missing,
         network_size=model.settings.image_size,
         destination=destination.place,
         job=job,
+        deid=config.deid,
+        transfer_syntax=config.transfer_syntax,
+        link_table=Store(config.link_table, config.storage).place if config.link_table else None,
+        link_recipient=recipient,
     )
     log.info("plan: %d images in %d shards, %d shards committed before", job.rows, job.shards, len(committed))
     streaming = 0.0
@@ -136,6 +152,8 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         seconds=round(time.monotonic() - began, 2),
         images_per_second=round(done / streaming, 2) if streaming else 0.0,
         bytes=manifest["counts"]["bytes"],
+        text_covered=manifest["counts"]["text_covered"],
+        dicom_files=manifest["counts"]["dicom_files"],
         skipped=catalog.skipped,
         catalog=catalog.uri,
     )
@@ -228,7 +246,16 @@ def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, audit: 
         },
         audited=audit != UNAUDITED,
         audit_id=audit,
+        deid=config.deid.model_dump(mode="json", exclude={"columns"}),
+        columns=list(config.deid.columns),
+        transfer_syntax=config.transfer_syntax if config.also_dicom else "",
+        link=_link(config, pseudonyms),
     )
+
+
+def _link(config: AnonymizeConfig, pseudonyms: Pseudonyms) -> str:
+    """Fingerprint of the link table's place, so that a job that goes on can't leave a part of it elsewhere."""
+    return "" if config.link_table is None else pseudonyms.fingerprint("link", Store(config.link_table).place)
 
 
 def _stream(work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity) -> float:

@@ -1,200 +1,52 @@
-"""The way of a radiograph: ingest -> obfuscate -> encode -> publish.
+"""The stages behind `ingest`: obfuscate -> encode -> publish.
 
 Between stages travel Arrow tables. A row that can't be published keeps its `row_id`, gets stage, reason and message,
 and travels on without pixels, so that at the end each row of the catalog is in exactly one shard row or one
 quarantine row.
-
-Source bytes are fetched and decoded within one task on purpose: they hold header values, and what crosses between
-tasks may be spilled to a disk by Ray. Pixels that are not obfuscated yet do cross where GPUs obfuscate (README,
-"On a cluster", says what to mind).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache, wraps
-from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 
-from prichexy.cohort.catalog import Catalog, read_rows
-from prichexy.config import StorageConfig
-from prichexy.deid import Pseudonyms
-from prichexy.errors import PrichexyError, Quarantined
-from prichexy.imaging import DecodeLimits, Radiograph, decode, encode_png, from_unit, resize, to_unit
-from prichexy.lake.commit import Job, commit_shard
-from prichexy.lake.shards import PUBLISHED, QUARANTINE
-from prichexy.lake.source import read_source
+from prichexy.anonymize.work import ENCODED, FACTS, OBFUSCATED, Row, Work, guarded, pseudonyms, quarantined
+from prichexy.deid import dicom_bytes, read_header
+from prichexy.errors import Quarantined
+from prichexy.imaging import encode_png, from_unit, to_unit
+from prichexy.lake.commit import commit_shard
+from prichexy.lake.dicom_files import write_dicom
+from prichexy.lake.link import write_links
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import from_bytes
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-SMALL = 256
-"""Side of the images published with ``--resolution 256``, in pixels."""
-
-_FACTS = pa.schema(
-    [
-        *(PUBLISHED.field(name) for name in ("image_id", "patient_id", "view", "laterality", "findings")),
-        *(QUARANTINE.field(name).with_nullable(True) for name in QUARANTINE.names),
-        pa.field("height", pa.int32()),
-        pa.field("width", pa.int32()),
-        pa.field("bit_depth", pa.int8()),
-    ]
-)
-INGESTED = pa.schema([*_FACTS, pa.field("pixels", pa.large_binary()), pa.field("thumbnail", pa.binary())])
-"""`pixels`: H x W grey levels at publishing resolution; `thumbnail`: the same at the network's, null where that is
-equal."""
-OBFUSCATED = pa.schema([*_FACTS, pa.field("pixels", pa.large_binary())])
-ENCODED = pa.schema([*_FACTS, PUBLISHED.field("image").with_nullable(True), PUBLISHED.field("model_version")])
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every worker needs to know; it holds the secret's place, never the secret."""
-
-    catalog: Catalog
-    storage: StorageConfig
-    secret_file: Path
-    limits: DecodeLimits
-    max_bytes: int
-    allow_missing: bool
-    network_size: int
-    destination: str
-    job: Job
-
-    @property
-    def model_version(self) -> str:
-        """As each published row names it: name/version."""
-        return f"{self.job.model['name']}/{self.job.model['version']}"
-
-    @property
-    def needs_thumbnail(self) -> bool:
-        """Whether the network sees another size than the one that is published."""
-        return self.job.resolution == "native" or self.network_size != SMALL
-
-
-def _guarded(stage: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Errors of a stage reach logs and driver without a library's message, which may quote a value or a path."""
-
-    def decorate(work: Callable[P, R]) -> Callable[P, R]:
-        @wraps(work)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            try:
-                return work(*args, **kwargs)
-            except PrichexyError as error:
-                raise error from None
-            except Exception as error:
-                trace, place = error.__traceback__, "?"
-                while trace is not None:
-                    file = Path(trace.tb_frame.f_code.co_filename)
-                    if "prichexy" in file.parts:
-                        place = f"{file.name}:{trace.tb_lineno}"
-                    trace = trace.tb_next
-                raise PrichexyError(f"stage {stage} failed with {type(error).__name__} at {place}") from None
-
-        return guarded
-
-    return decorate
-
-
-@_guarded("ingest")
-def ingest(number: pa.Table, spans: "np.ndarray[Any, np.dtype[np.int64]]", work: Work) -> pa.Table:
-    """Fetch and decode the catalog rows of one span, and give them their pseudonyms.
-
-    Args:
-        number: one row, `id`: which span.
-        spans: (spans, 2): the rows [start, stop) that travel together.
-        work: what every worker needs to know.
-
-    Returns:
-        An `INGESTED` table, rows in catalog order.
-
-    Raises:
-        StorageFault: the lake failed; never one image's fault.
-    """
-    source = Store(work.catalog.root, work.storage)
-    pseudonyms = _pseudonyms(work.secret_file)
-    start, stop = spans[number["id"][0].as_py()].tolist()
-    listed = read_rows(work.catalog, work.storage, start, stop).to_pylist()
-    with ThreadPoolExecutor(work.storage.connections) as pool:
-        fetched = pool.map(lambda row: _fetched(source, row, work), listed)
-        rows = [_ingested(row, data, pseudonyms, work) for row, data in zip(listed, fetched, strict=True)]
-    return pa.Table.from_pylist(rows, INGESTED)
-
-
-def _fetched(source: Store, row: Row, work: Work) -> bytes | Quarantined:
-    where = f"row {row['row_id']} of the catalog"
-    return read_source(source, row["uri"], row["size"], work.max_bytes, where, work.allow_missing)
-
-
-def _ingested(row: Row, data: bytes | Quarantined, pseudonyms: Pseudonyms, work: Work) -> Row:
-    facts = {"row_id": row["row_id"], "image_id": pseudonyms.image_id(row["uri"])}
-    try:
-        if isinstance(data, Quarantined):
-            raise data
-        radiograph = decode(data, work.limits)
-    except Quarantined as error:
-        return facts | _quarantined(error)
-    native = work.job.resolution == "native"
-    pixels = radiograph.pixels if native else resize(radiograph.pixels, SMALL, SMALL)
-    thumbnail = resize(radiograph.pixels, work.network_size, work.network_size) if work.needs_thumbnail else None
-    return facts | {
-        "patient_id": _patient_id(row["patient_id"], radiograph, pseudonyms),
-        "view": radiograph.view,
-        "laterality": radiograph.laterality,
-        "findings": row["findings"],
-        "height": pixels.shape[0],
-        "width": pixels.shape[1],
-        "bit_depth": radiograph.bit_depth,
-        "pixels": pixels.tobytes(),
-        "thumbnail": None if thumbnail is None else thumbnail.tobytes(),
-    }
-
-
-def _patient_id(labelled: str | None, radiograph: Radiograph, pseudonyms: Pseudonyms) -> str | None:
-    """The patient's pseudonym: from the labels where they name a patient, else from the header, else unknown."""
-    issuer, patient = ("", labelled) if labelled else radiograph.patient_key or ("", "")
-    return pseudonyms.patient_id(issuer, patient) if patient else None
-
-
-def _quarantined(error: Quarantined) -> Row:
-    return {"stage": error.stage, "reason": error.reason, "message": error.message}
-
-
-@lru_cache(maxsize=1)
-def _pseudonyms(secret_file: Path) -> Pseudonyms:
-    return Pseudonyms.from_file(secret_file)
 
 
 class Obfuscate:
     """The generator in an actor: the model is loaded once, then chunks pass through it."""
 
-    @_guarded("load model")
+    @guarded("load model")
     def __init__(self, model: "list[ray.ObjectRef[bytes]]", work: Work) -> None:
         """Load the model (a reference to its bytes) onto this worker's GPU, or one thread of its CPU."""
         torch.set_num_threads(1)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.obfuscator = from_bytes(ray.get(model[0]), self.device)
         self.work = work
-        self.pseudonyms = _pseudonyms(work.secret_file)
+        self.pseudonyms = pseudonyms(work.secret_file)
 
-    @_guarded("obfuscate")
+    @guarded("obfuscate")
     def __call__(self, table: pa.Table) -> pa.Table:
         """`INGESTED` -> `OBFUSCATED`: the same rows, their pixels obfuscated."""
-        rows = table.select(_FACTS.names).to_pylist()
+        rows = table.select([*FACTS.names, "header"]).to_pylist()
         good = [number for number, row in enumerate(rows) if row["reason"] is None]
         for number, pixels in zip(good, self._obfuscated(table, rows, good), strict=True):
             if pixels is None:
                 error = Quarantined("obfuscate", "NotFinite", "the model's output holds values that are no numbers")
-                rows[number] = {name: rows[number][name] for name in ("row_id", "image_id")} | _quarantined(error)
+                rows[number] = {name: rows[number][name] for name in ("row_id", "image_id")} | quarantined(error)
             else:
                 rows[number]["pixels"] = pixels.tobytes()
         return pa.Table.from_pylist(rows, OBFUSCATED)
@@ -223,24 +75,58 @@ class Obfuscate:
         return torch.from_numpy(to_unit(pixels, row["bit_depth"])).unsqueeze(0).to(self.device)
 
 
-@_guarded("encode")
+@guarded("encode")
 def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
-    """`OBFUSCATED` -> `ENCODED`: pixels become lossless PNG; tells the tally (an actor) how many rows came through."""
-    rows = table.select(_FACTS.names).to_pylist()
-    for number, row in enumerate(rows):
-        row["model_version"] = work.model_version
-        if row["reason"] is None:
+    """`OBFUSCATED` -> `ENCODED`: pixels become lossless PNG, and DICOM files where they are asked for; tells the tally
+    (an actor) how many rows came through.
+    """
+    rows = table.select([*FACTS.names, "header"]).to_pylist()
+    with ThreadPoolExecutor(work.storage.connections) as pool:
+        waiting = []
+        for number, row in enumerate(rows):
+            row["model_version"] = work.model_version
+            if row["reason"] is not None:
+                continue
             dtype = np.uint8 if row["bit_depth"] == 8 else np.uint16
             pixels = np.frombuffer(table["pixels"][number].as_buffer(), dtype).reshape(row["height"], row["width"])
             row["image"] = {"bytes": encode_png(pixels, row["bit_depth"]), "path": f"{row['image_id']}.png"}
+            if row["header"] is not None:
+                try:
+                    file = _dicom(row, pixels, work)
+                except Quarantined as error:
+                    kept = {name: row[name] for name in ("row_id", "image_id", "model_version")}
+                    rows[number] = kept | quarantined(error)
+                else:
+                    waiting.append((row, pool.submit(_put_dicom, row, file, work)))
+        for row, written in waiting:
+            row |= written.result()
     tally.add.remote(len(rows))
     return pa.Table.from_pylist(rows, ENCODED)
 
 
-@_guarded("publish")
+def _dicom(row: Row, pixels: "np.ndarray[Any, Any]", work: Work) -> bytes:
+    return dicom_bytes(
+        read_header(row["header"]),
+        pixels,
+        row["bit_depth"],
+        work.transfer_syntax,
+        derivation=f"Anatomy obfuscated by prichexy, model {work.model_version}",
+    )
+
+
+def _put_dicom(row: Row, file: bytes, work: Work) -> Row:
+    shard = row["row_id"] // work.job.rows_per_shard
+    written = write_dicom(Store(work.destination, work.storage), shard, row["image_id"], file)
+    return {"dicom": written.path, "dicom_sha256": written.sha256, "dicom_bytes": written.bytes}
+
+
+@guarded("publish")
 def publish(table: pa.Table, work: Work) -> pa.Table:
-    """Write and commit the shard that these rows are; yields one row of its figures."""
+    """Write and commit the shard that these rows are, its link rows first; yields one row of its figures."""
     shard = min(table["row_id"].to_pylist()) // work.job.rows_per_shard
+    if work.link_table is not None:
+        published = table.filter(pc.is_null(table["reason"]))
+        write_links(Store(work.link_table, work.storage), shard, published["link"].to_pylist())
     commit = commit_shard(Store(work.destination, work.storage), work.job, shard, table)
     return pa.table(
         {

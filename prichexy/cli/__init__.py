@@ -19,6 +19,8 @@ from rich.text import Text
 from prichexy import config as settings
 from prichexy.cli.audit import audit
 from prichexy.cli.console import AsJson, ConfigFile, Overrides, SecretFile, TrackingUri, exit_codes, show
+from prichexy.cli.deid import deid
+from prichexy.cli.link import link
 from prichexy.cli.models import models
 from prichexy.cli.promotion import promote
 from prichexy.errors import PrichexyError, UsageError
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
+app.add_typer(link, name="link")
 
 
 def main() -> NoReturn:
@@ -100,6 +103,9 @@ def anonymize(
     allow_unaudited: Annotated[
         bool, typer.Option(help="Use a model without an audit; is stamped into the manifest.")
     ] = False,
+    also_dicom: Annotated[bool, typer.Option(help="Write de-identified DICOM files beside the shards.")] = False,
+    link_table: Annotated[str | None, typer.Option(help="Private place for the encrypted link table.")] = None,
+    link_recipient: Annotated[Path | None, typer.Option(help="Public key that it is encrypted for.")] = None,
     work_dir: Annotated[str | None, typer.Option(help="Private place for the catalog (DESTINATION.private).")] = None,
     labels: Annotated[str | None, typer.Option(help="CSV with NIH's columns.")] = None,
     tracking_uri: TrackingUri = None,
@@ -120,6 +126,9 @@ def anonymize(
         resolution=resolution,
         secret_file=secret_file,
         allow_unaudited=allow_unaudited or None,
+        also_dicom=also_dicom or None,
+        link_table=link_table,
+        link_recipient=link_recipient,
         work_dir=work_dir,
         labels=labels,
         tracking_uri=tracking_uri,
@@ -317,4 +326,5 @@ def demo(
     show(run(folder, patients, seed), as_json, "Demo")
 
 
+app.command()(deid)
 app.command()(promote)  # after the commands that come before it

@@ -11,6 +11,7 @@ from prichexy.config.audit import (
     PromoteConfig,
     Thresholds,
 )
+from prichexy.config.deidentification import BurnedInText, DeidConfig, TransferSyntax
 from prichexy.config.loading import (
     load,
     parse_overrides,
@@ -54,11 +55,13 @@ __all__ = [
     "AnonymizeConfig",
     "AuditConfig",
     "AuditSettings",
+    "BurnedInText",
     "CatalogConfig",
     "ClassifierConfig",
     "CompareConfig",
     "ComparedModel",
     "ComputeConfig",
+    "DeidConfig",
     "GeneratorConfig",
     "LabelColumns",
     "LimitsConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "StoragePlace",
     "Thresholds",
     "TrainConfig",
+    "TransferSyntax",
     "VerifierConfig",
     "load",
     "parse_overrides",

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from prichexy.config.deidentification import DeidConfig, TransferSyntax
 from prichexy.config.shared import SECRET_VARIABLE, LimitsConfig, RayConfig, Settings, StorageConfig, resolved
 
 DEFAULT_MODEL = "models:/prichexy-net@champion"
@@ -29,6 +30,15 @@ class AnonymizeConfig(Settings):
     secret_file: Path | None = Field(None, description=f"file with the project secret; {SECRET_VARIABLE} when unset")
     resolution: Literal["native", "256"] = Field("native", description="publish at native size, or at 256 x 256")
     allow_unaudited: bool = Field(False, description="publish with a model that has no passing audit; is stamped")
+    deid: DeidConfig = DeidConfig()
+    also_dicom: bool = Field(False, description="write a de-identified DICOM file beside each row that comes from one")
+    transfer_syntax: TransferSyntax = Field("uncompressed", description="of these files; each is lossless")
+    link_table: str | None = Field(
+        None, description="private place for the link table (source, old and new ids), encrypted; none when unset"
+    )
+    link_recipient: Path | None = Field(
+        None, description="public key for it (`prichexy link keygen`); only its owner's secret key reads the table"
+    )
     work_dir: str | None = Field(
         None, description="private place for the job's catalog; DESTINATION.private for a local destination"
     )
@@ -53,6 +63,12 @@ class AnonymizeConfig(Settings):
             raise ValueError("source and destination must not lie within each other")
         if self.work_dir is not None and resolved(self.work_dir).startswith(outer):
             raise ValueError("work_dir names source files and must not lie within destination")
+        if self.link_table is not None:
+            link = resolved(self.link_table)
+            if any(link.startswith(place) or place.startswith(link) for place in (inner, outer)):
+                raise ValueError("link_table leads back to patients: keep it apart from source and destination")
+        if (self.link_table is None) != (self.link_recipient is None):
+            raise ValueError("link_table and link_recipient belong together: where to, and for whom")
         return self
 
     @property

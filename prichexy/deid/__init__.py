@@ -11,6 +11,7 @@ from prichexy.deid.keys import (
     create_secret_file,
     read_secret_file,
 )
+from prichexy.deid.link import CustodianKey, LinkRecipient, LinkRow, create_custodian_key
 from prichexy.deid.profile import ProfileOptions
 
 __all__ = [
@@ -18,10 +19,14 @@ __all__ = [
     "PUBLISHED_COLUMNS",
     "SECRET_BYTES",
     "TRANSFER_SYNTAXES",
+    "CustodianKey",
     "Explanation",
+    "LinkRecipient",
+    "LinkRow",
     "ProfileOptions",
     "Pseudonyms",
     "Syntax",
+    "create_custodian_key",
     "create_secret_file",
     "deidentify",
     "dicom_bytes",

@@ -61,6 +61,7 @@ def deidentify(
     keys: Pseudonyms,
     options: ProfileOptions = _NO_OPTIONS,
     patient: tuple[str, str] | None = None,
+    replaced: dict[str, str] | None = None,
 ) -> Dataset:
     """The header that may be published, by the Basic Application Level Confidentiality Profile (PS3.15 Annex E).
 
@@ -74,6 +75,9 @@ def deidentify(
         options: which options of the profile are on.
         patient: issuer and Patient ID where a better source than the header names them (the catalog's labels);
             pseudonym and date shift follow it.
+        replaced: for the link table: takes up every UID that was replaced, at any depth, with what replaced it.
+            UIDs that are made because the file has none don't count; when this raises, some may be missing.
+            Identifiers: never to be passed on in the clear.
 
     Returns:
         A new data set, text in UTF-8.
@@ -83,7 +87,7 @@ def deidentify(
     """
     try:
         with quiet():
-            return _deidentified(source, keys, options, patient or patient_key(source))
+            return _deidentified(source, keys, options, patient or patient_key(source), replaced)
     except MemoryError:
         raise
     except Exception:
@@ -101,10 +105,14 @@ def patient_key(source: Dataset) -> tuple[str, str] | None:
 
 
 def _deidentified(
-    source: Dataset, keys: Pseudonyms, options: ProfileOptions, patient: tuple[str, str] | None
+    source: Dataset,
+    keys: Pseudonyms,
+    options: ProfileOptions,
+    patient: tuple[str, str] | None,
+    replaced: dict[str, str] | None,
 ) -> Dataset:
     shift = _date_shift(source, keys, patient) if options.modified_dates else None
-    walk = _Walk(keys, options, shift)
+    walk = _Walk(keys, options, shift, replaced)
     header = walk.cleaned(source, 0, ["iso8859"])
     header.add(DataElement(_CHARACTER_SET, "CS", "ISO_IR 192"))
     if patient is not None:
@@ -143,11 +151,14 @@ def _fill_uids(header: Dataset, source: Dataset, keys: Pseudonyms) -> None:
 class _Walk:
     """One pass: the rules, the keys and the patient's date shift, applied at each level of nesting."""
 
-    def __init__(self, keys: Pseudonyms, options: ProfileOptions, shift: int | None) -> None:
+    def __init__(
+        self, keys: Pseudonyms, options: ProfileOptions, shift: int | None, replaced: dict[str, str] | None
+    ) -> None:
         self._keys = keys
         self._rules = rules(options)
         self._safe_private = options.safe_private
         self._shift = shift
+        self._replaced = replaced
 
     def cleaned(self, source: Dataset, depth: int, encodings: list[str]) -> Dataset:
         """A new data set with what passes of this one and of the sequences in it."""
@@ -208,8 +219,11 @@ class _Walk:
 
     def _uids(self, element: cleaning.Element) -> list[str] | None:
         """Pseudonyms; UIDs that the standard defines (well-known frames of reference, say) stay."""
-        uids = filter(None, cleaning.texts(element))
-        return [uid if cleaning.is_standard_uid(uid) else self._keys.uid(uid) for uid in uids] or None
+        found = [uid for uid in cleaning.texts(element) if uid]
+        passing = [uid if cleaning.is_standard_uid(uid) else self._keys.uid(uid) for uid in found]
+        if self._replaced is not None:
+            self._replaced.update((old, new) for old, new in zip(found, passing, strict=True) if old != new)
+        return passing or None
 
     def _items(self, source: Dataset, tag: BaseTag, depth: int, encodings: list[str]) -> list[Dataset]:
         return [self.cleaned(item, depth + 1, encodings) for item in items_of(source, tag, depth)]

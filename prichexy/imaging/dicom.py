@@ -31,8 +31,11 @@ _X_RAY_CLASSES = {
 _X_RAY_MODALITIES = {"CR", "DX", "RG"}
 _CHEST_WORDS = ("CHEST", "THORAX", "TORAX", "TORACE", "THORAC", "LUNG", "RIB", "CXR", "HEART")
 _NO_CHEST_WORDS = ("SPINE",)
-_CHEST_CODES = {"51185008", "T-D3000", "43799004", "39607008", "T-28000", "113197003", "T-11300", "80891009", "T-32000"}
-"""Thorax, thoracic cavity, lung, rib and heart in SNOMED CT and SRT (PS3.16 CID 4009, CID 4031)."""
+_CHEST_CODES = {
+    *("816094009", "51185008", "T-D3000", "43799004"),
+    *("39607008", "T-28000", "113197003", "T-11300", "80891009", "T-32000"),
+}
+"""Chest, thorax, thoracic cavity, lung, rib and heart in SNOMED CT and SRT (PS3.16 CID 4009, CID 4031)."""
 
 VIEWS = ("AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO")
 """Defined terms of View Position (0018,5101), PS3.3 C.8.1.1."""
@@ -95,6 +98,9 @@ def decode_dicom(data: bytes, limits: DecodeLimits) -> Radiograph:
     """
     data_set, syntax = _parse(data, limits)
     _check_subject(data_set)
+    declares_text = _text(data_set, "BurnedInAnnotation") == "YES"
+    if declares_text and not limits.accept_declared_text:
+        raise refused("BurnedInText", "the file says that its pixels hold identifying text")
     layout = _layout(data_set, syntax, limits)
     codes = stored_codes(data_set, layout)
     pixels = as_displayed(data_set, codes, layout.stored, layout.signed)
@@ -109,6 +115,7 @@ def decode_dicom(data: bytes, limits: DecodeLimits) -> Radiograph:
         laterality if laterality in LATERALITIES else None,
         "dicom",
         _patient_key(data_set),
+        declares_text,
     )
 
 
@@ -171,8 +178,6 @@ def _check_subject(data_set: Dataset) -> None:
     for part in filter(None, parts):
         if not any(word in part for word in _CHEST_WORDS) or any(word in part for word in _NO_CHEST_WORDS):
             raise refused("NotAChestRadiograph", "the body part is not the chest")
-    if _text(data_set, "BurnedInAnnotation") == "YES":  # PS3.3 C.7.6.1: text in the pixels that identifies the patient
-        raise refused("BurnedInText", "the file says that its pixels hold identifying text")
 
 
 def _layout(data_set: Dataset, syntax: UID, limits: DecodeLimits) -> Layout:

@@ -24,6 +24,7 @@ class Radiograph:
         source_format: "png", "jpeg" or "dicom".
         patient_key: (Issuer of Patient ID, Patient ID) as the file has them, None without a Patient ID. An identifier:
             it is left out of `repr`, and must be turned into a pseudonym before it goes anywhere.
+        declares_text: whether the file says that its pixels hold identifying text (Burned In Annotation YES).
     """
 
     pixels: Pixels = field(repr=False)
@@ -32,6 +33,7 @@ class Radiograph:
     laterality: str | None
     source_format: str
     patient_key: tuple[str, str] | None = field(default=None, repr=False)
+    declares_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,14 @@ class DecodeLimits:
         min_side: shortest side of an image, in pixels; smaller ones are thumbnails.
         max_pixels: height x width; checked against the header before any pixel is decoded.
         max_bytes: bytes of one file, also after a deflated data set was inflated.
+        accept_declared_text: also decode files that say that their pixels hold identifying text (Burned In Annotation
+            YES, PS3.3 C.7.6.1); for callers that cover it.
     """
 
     min_side: int = 64
     max_pixels: int = 100_000_000
     max_bytes: int = 1 << 30
+    accept_declared_text: bool = False
 
 
 def refused(reason: str, message: str) -> Quarantined:

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from prichexy.errors import PrichexyError, StorageFault, UsageError
-from prichexy.lake.shards import UNAUDITED, digest, published_bytes, quarantine_bytes
+from prichexy.lake.dicom_files import dicom_folder, digest_of_all
+from prichexy.lake.shards import UNAUDITED, digest, published_bytes, published_schema, quarantine_bytes
 from prichexy.lake.storage import Store
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 JOB = "_job.json"
 MANIFEST = "_MANIFEST.json"
 SUCCESS = "_SUCCESS"
@@ -44,6 +45,10 @@ class Job:
         model: name, version, fingerprint of the weights and obfuscation settings.
         audited: whether the model had a passing audit; False means ``--allow-unaudited`` was given.
         audit_id: which audit, stamped into each shard; ``unaudited`` where there is none.
+        deid: how headers and burned-in text are treated.
+        columns: what shards publish of headers.
+        transfer_syntax: of the DICOM files beside the shards; "" where there are none.
+        link: keyed fingerprint of the link table's place; "" where there is none.
     """
 
     rows: int
@@ -57,12 +62,21 @@ class Job:
     model: dict[str, Any]
     audited: bool
     audit_id: str = UNAUDITED
+    deid: dict[str, Any] = field(default_factory=dict)
+    columns: list[str] = field(default_factory=list)
+    transfer_syntax: str = ""
+    link: str = ""
     format_version: int = FORMAT_VERSION
 
     @property
     def shards(self) -> int:
         """How many shards the job has."""
         return -(-self.rows // self.rows_per_shard)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of its data shards."""
+        return published_schema(self.columns, bool(self.transfer_syntax))
 
     def span(self, shard: int) -> tuple[int, int]:
         """The rows [start, stop) of a shard."""
@@ -90,7 +104,11 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Commit:
-    """A shard's commit record: its rows of the catalog and the files they went to (None: no such rows)."""
+    """A shard's commit record: its rows of the catalog and the files they went to (None: no such rows).
+
+    `dicom` sums up all DICOM files of the shard's folder, with the hash of `digest_of_all`; `covered` counts published
+    images in which burned-in text was covered.
+    """
 
     shard: int
     row_start: int
@@ -98,11 +116,13 @@ class Commit:
     data: FileFacts | None
     quarantine: FileFacts | None
     reasons: dict[str, int] = field(default_factory=dict)
+    dicom: FileFacts | None = None
+    covered: int = 0
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
         """A record from its JSON object."""
-        files = {name: FileFacts(**facts[name]) if facts[name] else None for name in ("data", "quarantine")}
+        files = {name: FileFacts(**facts[name]) if facts[name] else None for name in ("data", "quarantine", "dicom")}
         return cls(**{**facts, **files})
 
     @property
@@ -160,7 +180,9 @@ def commit_shard(store: Store, job: Job, shard: int, rows: pa.Table) -> Commit:
         store: the destination.
         job: its job.
         shard: which shard.
-        rows: exactly the shard's rows; those with a `reason` go to quarantine, the others are published.
+        rows: exactly the shard's rows; those with a `reason` go to quarantine, the others are published. Beside the
+            published columns: `covered`, whether text was covered, and with `also_dicom` size and SHA-256 of the DICOM
+            files, which are in place.
 
     Raises:
         PrichexyError: `rows` are not the shard's rows; nothing was written.
@@ -173,9 +195,16 @@ def commit_shard(store: Store, job: Job, shard: int, rows: pa.Table) -> Commit:
     bad = rows.filter(pc.invert(is_published))
     quarantine = _put(store, job.quarantine_path(shard), len(bad), quarantine_bytes(bad)) if len(bad) else None
     good = rows.filter(is_published)
-    data = _put(store, job.data_path(shard), len(good), published_bytes(good, job.audit_id)) if len(good) else None
+    data = (
+        _put(store, job.data_path(shard), len(good), published_bytes(good, job.schema, job.audit_id))
+        if len(good)
+        else None
+    )
     reasons = {pair["values"]: pair["counts"] for pair in pc.value_counts(bad["reason"]).to_pylist()}
-    commit = Commit(shard, start, stop, data, quarantine, dict(sorted(reasons.items())))
+    covered = pc.sum(good["covered"]).as_py() or 0
+    commit = Commit(
+        shard, start, stop, data, quarantine, dict(sorted(reasons.items())), _dicom_facts(job, shard, good), covered
+    )
     store.write(commit_path(shard), _json(asdict(commit)))
     return commit
 
@@ -217,6 +246,8 @@ def finish(store: Store, job: Job) -> dict[str, Any]:
             "published": sum(commit.published for commit in commits),
             "quarantined": sum(commit.quarantined for commit in commits),
             "bytes": sum(commit.data.bytes for commit in commits if commit.data),
+            "text_covered": sum(commit.covered for commit in commits),
+            "dicom_files": sum(commit.dicom.rows for commit in commits if commit.dicom),
         },
         "quarantined": dict(sorted(reasons.items())),
         "shards": [asdict(commit) for commit in commits],
@@ -265,6 +296,16 @@ def quarantined_rows(store: Store) -> list[dict[str, Any]]:
 def commit_path(shard: int) -> str:
     """Path of a shard's commit record below the destination."""
     return f"{COMMITS}/{shard:06d}.json"
+
+
+def _dicom_facts(job: Job, shard: int, good: pa.Table) -> FileFacts | None:
+    if not job.transfer_syntax:
+        return None
+    files = good.filter(pc.is_valid(good["dicom"])).select(["dicom", "dicom_sha256", "dicom_bytes"]).to_pylist()
+    if not files:
+        return None
+    of_all = digest_of_all((file["dicom"], file["dicom_sha256"]) for file in files)
+    return FileFacts(dicom_folder(shard), len(files), sum(file["dicom_bytes"] for file in files), of_all)
 
 
 def _put(store: Store, path: str, rows: int, data: bytes) -> FileFacts:

@@ -6,6 +6,7 @@ feature description, so that `datasets` decodes them; DuckDB, polars and pyarrow
 
 import io
 import json
+from collections.abc import Sequence
 from hashlib import sha256
 
 import pyarrow as pa
@@ -31,6 +32,23 @@ PUBLISHED = pa.schema(
 """One row an image. `image_id` and `patient_id` are keyed pseudonyms; `findings` is null where nobody labelled the
 image."""
 
+HEADER_COLUMNS = pa.schema(
+    [
+        pa.field("modality", pa.string()),
+        pa.field("body_part", pa.string()),
+        pa.field("patient_sex", pa.string()),
+        pa.field("patient_age", pa.int32()),
+        pa.field("study_date", pa.date32()),
+        pa.field("manufacturer", pa.string()),
+        pa.field("manufacturer_model", pa.string()),
+    ]
+)
+"""What a publisher may add of de-identified DICOM headers (`deid.columns`); null where the source is no DICOM file.
+Ages are full years, capped at 90; dates are moved by the patient's own number of days."""
+
+DICOM_FILE = pa.field("dicom", pa.string())
+"""Path of the row's DICOM file below the destination, null where the source is none; only with `also_dicom`."""
+
 QUARANTINE = pa.schema(
     [
         pa.field("row_id", pa.int64(), nullable=False),
@@ -42,8 +60,14 @@ QUARANTINE = pa.schema(
 """One row a source file that could not be published; `row_id` leads to its file through the private catalog only."""
 
 
+def published_schema(columns: Sequence[str] = (), with_dicom: bool = False) -> pa.Schema:
+    """The columns of a data shard: those of `PUBLISHED`, the chosen ones of `HEADER_COLUMNS`, and `DICOM_FILE`."""
+    chosen = [field for field in HEADER_COLUMNS if field.name in columns]
+    return pa.schema([*PUBLISHED, *chosen, *([DICOM_FILE] if with_dicom else [])])
+
+
 def _features(schema: pa.Schema) -> bytes:
-    names = {pa.string(): "string", pa.int32(): "int32", pa.int8(): "int8"}
+    names = {pa.string(): "string", pa.int32(): "int32", pa.int8(): "int8", pa.date32(): "date32"}
     features: dict[str, object] = {}
     for field in schema:
         if pa.types.is_struct(field.type):
@@ -59,14 +83,14 @@ UNAUDITED = "unaudited"
 """Stands for the audit's id where there is none."""
 
 
-def published_metadata(audit_id: str) -> dict[bytes, bytes]:
-    """What a data shard's schema carries: Hugging Face's features, and which audit allowed the model."""
-    return {b"huggingface": _features(PUBLISHED), b"prichexy.audit": audit_id.encode()}
+def stamped(schema: pa.Schema, audit_id: str) -> pa.Schema:
+    """The schema with what a data shard carries: Hugging Face's features, and which audit allowed the model."""
+    return schema.with_metadata({b"huggingface": _features(schema), b"prichexy.audit": audit_id.encode()})
 
 
-def published_bytes(table: pa.Table, audit_id: str = UNAUDITED) -> bytes:
-    """A data shard: rows of `PUBLISHED`, sorted by image_id so that their order tells nothing of the source."""
-    return _parquet(table, PUBLISHED.with_metadata(published_metadata(audit_id)), "image_id")
+def published_bytes(table: pa.Table, schema: pa.Schema = PUBLISHED, audit_id: str = UNAUDITED) -> bytes:
+    """A data shard: rows of `schema`, sorted by image_id so that their order tells nothing of the source."""
+    return _parquet(table, stamped(schema, audit_id), "image_id")
 
 
 def quarantine_bytes(table: pa.Table) -> bytes:
@@ -83,7 +107,7 @@ def _parquet(table: pa.Table, schema: pa.Schema, key: str) -> bytes:
     """The rows as Parquet, sorted by `key`; a row group at a time, since an Arrow binary array ends at 2 GiB."""
     order = pc.sort_indices(table[key])
     leaves = _leaves(schema)
-    words = ("view", "laterality", "model_version", "stage", "reason")
+    words = ("view", "laterality", "model_version", "stage", "reason", *HEADER_COLUMNS.names)
     buffer = io.BytesIO()
     # PNG does not compress further; the other columns do.
     compression = {name: "none" if name == "image.bytes" else "zstd" for name in leaves}

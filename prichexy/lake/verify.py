@@ -21,7 +21,8 @@ from prichexy.errors import PrichexyError
 from prichexy.findings import FINDINGS
 from prichexy.imaging import LATERALITIES, VIEWS
 from prichexy.lake.commit import JOB, MANIFEST, SUCCESS, Commit, FileFacts, Job, commit_path, read_manifest
-from prichexy.lake.shards import PUBLISHED, QUARANTINE, digest, published_metadata
+from prichexy.lake.dicom_files import dicom_path, digest_of_all
+from prichexy.lake.shards import QUARANTINE, digest, stamped
 from prichexy.lake.storage import Store
 
 PSEUDONYM = re.compile(r"[0-9a-f]{32}")
@@ -71,6 +72,7 @@ class _ShardFindings:
     quarantined: int
     bytes: int
     image_ids: np.ndarray[Any, np.dtype[np.bytes_]]
+    dicom_paths: list[str]
     problems: list[str]
 
 
@@ -95,7 +97,7 @@ def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> 
     commits = [Commit.from_facts(entry) for entry in manifest["shards"]]
     if [(commit.row_start, commit.row_stop) for commit in commits] != [job.span(shard) for shard in range(job.shards)]:
         report.problems.append("the shards' row ranges do not cover the catalog exactly once")
-    ids = []
+    ids, dicom_paths = [], set[str]()
     with ThreadPoolExecutor(max_workers=4) as pool:
         for commit, findings in zip(commits, pool.map(lambda c: _check_shard(store, job, c), commits), strict=True):
             report.shards += 1
@@ -104,6 +106,7 @@ def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> 
             report.bytes += findings.bytes
             report.problems += findings.problems
             ids.append(findings.image_ids)
+            dicom_paths.update(findings.dicom_paths)
             advance(commit.row_stop - commit.row_start)
     every = np.sort(np.concatenate(ids)) if ids else np.empty(0, "S32")
     double = int(np.count_nonzero(every[1:] == every[:-1]))
@@ -116,13 +119,13 @@ def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> 
     counts = manifest["counts"]
     if (counts["published"], counts["quarantined"]) != (report.published, report.quarantined):
         report.problems.append("the manifest's totals differ from what the shards hold")
-    report.problems += _foreign_files(store, commits)
+    report.problems += _foreign_files(store, commits, dicom_paths)
     return report
 
 
 def _check_shard(store: Store, job: Job, commit: Commit) -> _ShardFindings:
     problems: list[str] = []
-    data = _read_table(store, commit.data, PUBLISHED.with_metadata(published_metadata(job.audit_id)), problems)
+    data = _read_table(store, commit.data, stamped(job.schema, job.audit_id), problems)
     quarantine = _read_table(store, commit.quarantine, QUARANTINE, problems)
     image_ids = data["image_id"].to_pylist()
     for column, may_be_null in (("image_id", False), ("patient_id", True)):
@@ -152,8 +155,31 @@ def _check_shard(store: Store, job: Job, commit: Commit) -> _ShardFindings:
         len(quarantine),
         commit.data.bytes if commit.data else 0,
         np.array([value or "" for value in image_ids], dtype="S32"),
+        _check_dicom(store, commit, data, problems),
         problems,
     )
+
+
+def _check_dicom(store: Store, commit: Commit, data: pa.Table, problems: list[str]) -> list[str]:
+    """The paths of the shard's DICOM files, each read and hashed anew."""
+    rows = data.select(["image_id", "dicom"]).to_pylist() if "dicom" in data.column_names else []
+    named = [row for row in rows if row["dicom"] is not None]
+    if any(row["dicom"] != dicom_path(commit.shard, row["image_id"]) for row in named):
+        problems.append(f"shard {commit.shard}: rows name DICOM files that are not theirs")
+        return []
+    paths, hashes, size = [row["dicom"] for row in named], [], 0
+    for path in paths:
+        try:
+            content = store.read(path)
+        except FileNotFoundError:
+            problems.append(f"{path} is missing")
+            continue
+        hashes.append((path, digest(content)))
+        size += len(content)
+    expected = commit.dicom or FileFacts("", 0, 0, digest_of_all([]))
+    if (len(paths), size, digest_of_all(hashes)) != (expected.rows, expected.bytes, expected.sha256):
+        problems.append(f"shard {commit.shard}: its DICOM files are not those that were committed")
+    return paths
 
 
 def _read_table(store: Store, facts: FileFacts | None, schema: pa.Schema, problems: list[str]) -> pa.Table:
@@ -216,8 +242,8 @@ def _png_is_sound(png: bytes, width: int, height: int, depth: int) -> bool:
     return sound and position == len(png) and header == (width, height, depth, 0, 0, 0, 0)
 
 
-def _foreign_files(store: Store, commits: list[Commit]) -> list[str]:
-    known = {JOB, MANIFEST, SUCCESS} | {commit_path(commit.shard) for commit in commits}
+def _foreign_files(store: Store, commits: list[Commit], dicom_paths: set[str]) -> list[str]:
+    known = {JOB, MANIFEST, SUCCESS} | dicom_paths | {commit_path(commit.shard) for commit in commits}
     known |= {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
     foreign = sum(item.path not in known for item in store.list())
     return [f"{foreign} files lie in the tree that the manifest does not name"] if foreign else []

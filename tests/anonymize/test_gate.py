@@ -32,7 +32,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configured(registry: Registry, lake: Path, out: Path, secret_file: Path, **more: Any) -> AnonymizeConfig:
-    given = {"exclude": ("*.csv",), "rows_per_shard": 3, "chunk": 3, "tracking_uri": registry.uri, **more}
+    given = {"exclude": ("*.csv",), "rows_per_shard": 3, "chunk": 3, "tracking_uri": registry.uri}
+    given |= {"deid": {"burned_in_text": "off"}, **more}
     return AnonymizeConfig(source=str(lake), destination=str(out), secret_file=secret_file, **given)
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from prichexy.anonymize import Summary, anonymize
 from prichexy.anonymize import job as job_module
-from prichexy.anonymize.stages import INGESTED, Work, ingest
+from prichexy.anonymize.ingest import ingest
+from prichexy.anonymize.work import INGESTED, Work
 from prichexy.cohort.phantom import PhantomCohort, write_mixed
 from prichexy.config import AnonymizeConfig
 from prichexy.deid import Pseudonyms
@@ -60,7 +61,7 @@ def configured(lake: Path, out: Path, model: Path, secret_file: Path, **more: An
         allow_unaudited=True,
         exclude=("*.csv",),
         chunk=4,
-        **{"rows_per_shard": 10, **more},
+        **{"rows_per_shard": 10, "deid": {"burned_in_text": "off"}, **more},
     )
 
 
@@ -302,7 +303,8 @@ def test_a_file_that_changed_or_is_too_large_is_quarantined(
     image = tmp_path / "lake" / "00000001_000.png"
     image.write_bytes(image.read_bytes() + b"\0")
     assert [row["reason"] for row in ingested(work).to_pylist() if row["stage"] == "fetch"] == ["SourceChanged"]
-    reasons = {row["reason"] for row in ingested(replace(work, max_bytes=2000)).to_pylist() if row["stage"] == "fetch"}
+    smaller = replace(work, limits=replace(work.limits, max_bytes=2000))
+    reasons = {row["reason"] for row in ingested(smaller).to_pylist() if row["stage"] == "fetch"}
     assert reasons == {"TooLarge"}
 
 

@@ -14,6 +14,7 @@ from prichexy.imaging import decode
 from tests.e2e.conftest import S3Server, prichexy
 
 pytestmark = pytest.mark.e2e
+PLAIN = ("deid.burned_in_text=off",)  # what is found in these images is tested elsewhere
 
 BROKEN = {
     "ColourPhotograph": 5,
@@ -45,7 +46,7 @@ def expected(lake: Path) -> tuple[set[str], Counter[str]]:
 def test_every_file_is_in_exactly_one_row(lake: Path, model: Path, secret_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["anonymize", str(lake), str(out), "--model", str(model), "--secret-file", str(secret_file)]
-    done = prichexy(*arguments, "--allow-unaudited", "--resolution", "256", "rows_per_shard=64", "--json")
+    done = prichexy(*arguments, "--allow-unaudited", "--resolution", "256", "rows_per_shard=64", *PLAIN, "--json")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     good, reasons = expected(lake)
@@ -83,7 +84,15 @@ def test_the_same_lake_through_s3(lake: Path, model: Path, secret_file: Path, tm
             client.mkdir(bucket)
     client.put(str(lake), "hospital/lake", recursive=True)
     arguments = ["anonymize", "s3://hospital/lake", "s3://public/release", "--model", str(model)]
-    arguments += ["--secret-file", str(secret_file), "--allow-unaudited", "--resolution", "256", "rows_per_shard=128"]
+    arguments += [
+        "--secret-file",
+        str(secret_file),
+        "--allow-unaudited",
+        "--resolution",
+        "256",
+        "rows_per_shard=128",
+        *PLAIN,
+    ]
     missing = prichexy(*arguments, env=s3.environment())
     assert missing.returncode == 2
     assert "setting work_dir is missing: name a private place" in missing.stderr

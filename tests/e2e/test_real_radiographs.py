@@ -13,13 +13,13 @@ from tests.e2e.conftest import prichexy
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 
 
-@pytest.mark.parametrize(("resolution", "side"), [("native", 1024), ("256", 256)])
+@pytest.mark.parametrize(("resolution", "side", "text"), [("native", 1024, "redact"), ("256", 256, "off")])
 def test_all_real_radiographs_are_published_and_load_as_images(
-    real_data: Path, model: Path, secret_file: Path, tmp_path: Path, resolution: str, side: int
+    real_data: Path, model: Path, secret_file: Path, tmp_path: Path, resolution: str, side: int, text: str
 ) -> None:
     lake, out = real_data / "chestxray14" / "images_1024", tmp_path / "out"
     arguments = ["anonymize", str(lake), str(out), "--model", str(model), "--secret-file", str(secret_file), "--json"]
-    done = prichexy(*arguments, "--allow-unaudited", "--resolution", resolution)
+    done = prichexy(*arguments, "--allow-unaudited", "--resolution", resolution, f"deid.burned_in_text={text}")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["rows"], summary["published"], summary["quarantined"]) == (200, 200, 0)

@@ -42,6 +42,7 @@ def command(catalog: Path, model: Path, secret_file: Path) -> list[str]:
         "256",
         "rows_per_shard=16",
         "chunk=8",
+        "deid.burned_in_text=off",
     ]
     return [str(BIN / "prichexy"), "anonymize", str(catalog), "DESTINATION", "--model", str(model), "--json", *flags]
 
@@ -171,6 +172,7 @@ def test_a_submitted_job_publishes_the_same_rows(
                 "resolution": "256",
                 "rows_per_shard": 999,
                 "chunk": 8,
+                "deid": {"burned_in_text": "off"},
             }
         )
     )

@@ -46,6 +46,7 @@ def rows(start: int, stop: int, bad: tuple[int, ...] = ()) -> pa.Table:
             )
         made[-1]["model_version"] = "m/1"
     facts = [pa.field("row_id", pa.int64())] + [pa.field(name, pa.string()) for name in ("stage", "reason", "message")]
+    facts.append(pa.field("covered", pa.bool_()))
     schema = pa.schema([field.with_nullable(True) for field in PUBLISHED] + facts)
     return pa.Table.from_pylist(made, schema)
 
