@@ -1,6 +1,7 @@
-"""An audit on a cluster.
+"""An audit on a cluster, of one model or of several alike.
 
 ray job submit -- python jobs/audit.py --config audit.yaml [KEY=VALUE]...
+ray job submit -- python jobs/audit.py --compare --config compare.yaml [KEY=VALUE]...
 """
 
 from pathlib import Path
@@ -8,18 +9,22 @@ from typing import Annotated
 
 import typer
 
-from prichexy.cli.audit import run_audit
+from prichexy.cli.audit import run_audit, run_compare
 from prichexy.cli.console import exit_codes
-from prichexy.config import AuditConfig, load
+from prichexy.config import AuditConfig, CompareConfig, load
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="YAML file with the audit's settings.")],
+    config: Annotated[Path, typer.Option(help="YAML file with the settings of the audit, or of the comparison.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Audit the configuration's rows alike.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Audit a model, as the configuration says; exit code 1 when the verdict is no."""
-    run_audit(load(AuditConfig, config, overrides or ()), as_json)
+    if compare:
+        run_compare(load(CompareConfig, config, overrides or ()), as_json)
+    else:
+        run_audit(load(AuditConfig, config, overrides or ()), as_json)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 
 from prichexy.anonymize import Summary, anonymize
+from prichexy.audit.comparison import TABLE_WIDTH, compare, comparison_table
 from prichexy.audit.job import Audited, audit
 from prichexy.cluster import connected
 from prichexy.cohort.catalog import build_catalog
@@ -20,6 +21,7 @@ from prichexy.config import (
     AnonymizeConfig,
     AuditConfig,
     CatalogConfig,
+    CompareConfig,
     PrepareConfig,
     RayConfig,
     SplitConfig,
@@ -37,12 +39,18 @@ from prichexy.verdict import VerdictError
 
 MODEL = "phantom-net"
 
+COMPARED = (
+    *("correlation-16", "correlation-64", "correlation-16-less-mean", "correlation-64-less-mean"),
+    *("pca-whitened", "high-pass", "high-pass-less-mean", "linear-metric", "verifier-as-trained"),
+)
+"""Attackers of the comparison: those that need no further network."""
+
 SIZE = 64
 """Edge of the training table's images: small networks learn from them in a minute a stage."""
 
 
 def run(folder: Path, patients: int, seed: int, size: int = 512) -> dict[str, Any]:
-    """Draw a lake, train a model on it, audit it, publish the lake, verify it, and picture one radiograph.
+    """Draw a lake, train a model on it, audit and compare it, publish the lake, verify it, picture one radiograph.
 
     Args:
         folder: for everything that the demo makes; a demo that was killed goes on in it.
@@ -69,6 +77,8 @@ def run(folder: Path, patients: int, seed: int, size: int = 512) -> dict[str, An
         prepare(PrepareConfig(catalog=str(catalog), out=str(folder / "table"), size=SIZE, splits=splits))
         trained = train(training_config(folder, seed))
         audited = audit(audit_config(folder, seed, trained.model or ""))
+        rows, page = compare(compare_config(folder, seed, trained.model or ""))
+        _console().print(comparison_table(rows))
         allowed = _promoted(audited, key, _tracking(folder))
         summary = anonymize(
             AnonymizeConfig(
@@ -85,7 +95,16 @@ def run(folder: Path, patients: int, seed: int, size: int = 512) -> dict[str, An
     if not report.whole:
         raise PrichexyError(f"the demo's publication is not whole: {report.problems[0]}")
     picture = _before_and_after(lake, published, Pseudonyms.from_file(key), folder / "before-after.png")
-    return _figures(trained, audited, allowed, summary, picture, key, _tracking(folder))
+    compared = {
+        "compared": {row["label"]: f"{row['strongest_auc']:.2f} ({row['strongest']})" for row in rows},
+        "comparison": page,
+    }
+    return _figures(trained, audited, compared, allowed, summary, picture, key, _tracking(folder))
+
+
+def _console() -> Console:
+    # What is no terminal has no width, and a table would be squeezed into 80 columns.
+    return Console(stderr=True, soft_wrap=True, highlight=False, width=None if sys.stderr.isatty() else TABLE_WIDTH)
 
 
 def _tracking(folder: Path) -> str:
@@ -94,7 +113,7 @@ def _tracking(folder: Path) -> str:
 
 def _promoted(audited: Audited, key: Path, tracking_uri: str) -> bool:
     """The gate at work: champion if the verdict is yes; otherwise the refusal is shown, and the demo goes on."""
-    say = Console(stderr=True, soft_wrap=True, highlight=False).print
+    say = _console().print
     try:
         promote(Registry(tracking_uri), audited.record.model.uri, read_secret_file(key), "the demo's audit")
     except VerdictError as refusal:
@@ -126,6 +145,17 @@ def audit_config(folder: Path, seed: int, model: str) -> AuditConfig:
             "tracking_uri": _tracking(folder),
         }
     )
+
+
+def compare_config(folder: Path, seed: int, model: str) -> CompareConfig:
+    """The demo's model beside originals and DP-Pix; what its audit ran (see `audit_config`) is not run again."""
+    audited = audit_config(folder, seed, model).model_dump(exclude={"model", "gallery"})
+    rows = (
+        {"label": "originals", "obfuscation": {"kind": "identity", "image_size": SIZE}},
+        {"label": "DP-Pix b = 8", "obfuscation": {"kind": "dp-pix", "cell": 8, "image_size": SIZE}},
+        {"label": "this demo's PriCheXy-Net", "model": model},
+    )
+    return CompareConfig.model_validate({**audited, "attackers": COMPARED, "strength": (), "seeds": 1, "rows": rows})
 
 
 def training_config(folder: Path, seed: int) -> TrainConfig:
@@ -194,6 +224,7 @@ def _before_and_after(lake: Path, published: Path, pseudonyms: Pseudonyms, out: 
 def _figures(
     trained: TrainedSummary,
     audited: Audited,
+    compared: dict[str, Any],
     allowed: bool,
     summary: Summary,
     picture: Path,
@@ -209,6 +240,7 @@ def _figures(
         "findings": _utility_sentence(audited),
         "verdict": " ".join(audited.record.verdict.reasons),
         "audit report": audited.report,
+        **compared,
         "images in": summary.rows,
         "published": summary.published,
         "quarantined": summary.quarantined,

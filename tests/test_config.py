@@ -37,6 +37,11 @@ def test_a_wrong_setting_is_named(overrides: list[str], sentence: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_off_is_a_word_although_yaml_takes_it_for_false() -> None:
+    given = ["source=a", "destination=b", "deid.burned_in_text=off"]
+    assert load(AnonymizeConfig, None, given).deid.burned_in_text == "off"
+
+
 def test_a_missing_setting_is_explained() -> None:
     with pytest.raises(UsageError, match="setting destination is missing: folder or s3:// prefix for the published"):
         load(AnonymizeConfig, None, ["source=a"])

@@ -7,7 +7,7 @@ import yaml
 from PIL import Image
 
 from prichexy.config import TrainConfig, load
-from prichexy.demo import run, training_config
+from prichexy.demo import COMPARED, run, training_config
 from prichexy.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +25,16 @@ def test_the_demo_trains_audits_and_publishes_its_lake(tmp_path: Path) -> None:
     assert max(figures["attackers"], key=lambda name: float(figures["attackers"][name])) == figures["strongest"]
     page = Path(figures["audit report"]).read_text()
     assert figures["strongest"] in page
+    comparison = Path(figures["comparison"])
+    rows = json.loads((comparison.parent / "comparison.json").read_text())
+    assert [row["label"] for row in rows] == ["originals", "DP-Pix b = 8", "this demo's PriCheXy-Net"]
+    assert rows[0]["ssim"] == pytest.approx(1)
+    assert rows[1]["ssim"] < rows[2]["ssim"] < 1
+    assert rows[1]["strongest_auc"] < rows[0]["strongest_auc"]
+    for name in COMPARED:
+        assert f"{rows[2]['attackers'][name]:.2f}" == figures["attackers"][name]
+    assert all(row["label"] in figures["compared"] for row in rows)
+    assert "this demo&#39;s PriCheXy-Net" in comparison.read_text()
     manifest = json.loads((tmp_path / "demo" / "published" / "_MANIFEST.json").read_text())
     assert manifest["job"]["audited"] is False, "linear metrics find phantoms again: this verdict is no"
     assert figures["verdict"].startswith("The strongest attacker")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from prichexy.audit.job import Audited, audit_model
 from prichexy.audit.report import write_comparison
 from prichexy.cluster import connected
@@ -17,11 +19,17 @@ from prichexy.verdict import AuditRecord
 
 REPORT, TABLE = "comparison.html", "comparison.json"
 
+TABLE_WIDTH = 120
+"""Columns that `comparison_table` takes where the output is no terminal."""
+
+_NOTHING = "-"
+
 
 def compare(config: CompareConfig) -> tuple[list[dict[str, Any]], str]:
     """Audit each row of a comparison, and write its table and plot; runs of attackers that were kept are not run again.
 
-    Verdicts of a comparison are stored with no model: `prichexy audit` does that.
+    Verdicts of a comparison are stored with no model: `prichexy audit` does that. Each row's own record and report lie
+    beside its runs, in the folder ``compared``.
 
     Returns:
         The table (see `summarized`), and the place of the page.
@@ -54,12 +62,41 @@ def _audited(row: ComparedModel, config: CompareConfig) -> Audited:
             given = dict(row.obfuscation)
             create_untrained(str(given.pop("kind", "")), place / "model", config.seed, given)
             model = registry.fetch(str(place / "model"), place)
-        return audit_model(own, model, to_bytes(model.folder), registry=None)
+        return audit_model(own, model, to_bytes(model.folder), registry=None, classifiers=config.utility)
 
 
 def summarized(records: Sequence[tuple[str, AuditRecord]]) -> list[dict[str, Any]]:
     """A row for each record: its label, each attacker's mean AUC, and utility; None where there is no figure."""
     return [{"label": label, **_figures(record)} for label, record in records]
+
+
+def comparison_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The rows of a comparison, for people; without columns that hold nothing.
+
+    Args:
+        rows: as `summarized` gives them.
+    """
+    table = Table("model", title="Comparison", title_justify="left", title_style="bold")
+    columns = {
+        "strongest attacker": [row["strongest"] for row in rows],
+        "its AUC": [_shown(row["strongest_auc"]) for row in rows],
+        "95 %": [f"{row['strongest_low']:.3f} - {row['strongest_high']:.3f}" for row in rows],
+        "max": [_shown(row["strongest_max"]) for row in rows],
+        "utility": [_shown(row["utility"]) for row in rows],
+        "loss": [_shown(row["utility_loss"]) for row in rows],
+        "learned from it": [_shown(row["retrained_on_anonymized"]) for row in rows],
+        "SSIM": [_shown(row["ssim"]) for row in rows],
+    }
+    columns = {title: cells for title, cells in columns.items() if any(cell != _NOTHING for cell in cells)}
+    for title in columns:
+        table.add_column(title, justify="right", overflow="fold")
+    for row, cells in zip(rows, zip(*columns.values(), strict=True), strict=True):
+        table.add_row(row["label"], *cells)
+    return table
+
+
+def _shown(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.3f}"
 
 
 def _figures(record: AuditRecord) -> dict[str, Any]:
@@ -73,7 +110,7 @@ def _figures(record: AuditRecord) -> dict[str, Any]:
         "strongest_max": strongest.auc_max,
         "attackers": {one.name: one.auc_mean for one in record.attackers},
         "utility": utility.mean_anonymized,
-        "utility_loss": None if utility.mean_difference is None else -utility.mean_difference,
+        "utility_loss": None if utility.mean_difference is None else 0.0 - utility.mean_difference,
         "retrained_on_anonymized": utility.retrained_on_anonymized,
         "ssim": utility.ssim,
         "displacement_max_px": utility.displacement_max_px,

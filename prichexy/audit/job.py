@@ -59,7 +59,9 @@ from prichexy.verdict import (
 log = logging.getLogger("prichexy.audit")
 
 ROC_POINTS = 200
-RECORD, REPORT, UTILITY = "audit.json", "report.html", "utility.json"
+RECORD, REPORT, UTILITY, LIKENESS = "audit.json", "report.html", "utility.json", "likeness.json"
+COMPARED = "compared"
+"""Folder of a comparison's record and report, so that those of an audit with the same runs stay."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,17 @@ def audit(config: AuditConfig) -> Audited:
         return audit_model(config, model, to_bytes(model.folder), registry)
 
 
-def audit_model(config: AuditSettings, model: ModelVersion, content: bytes, registry: Registry | None) -> Audited:
+def audit_model(
+    config: AuditSettings, model: ModelVersion, content: bytes, registry: Registry | None, classifiers: bool = True
+) -> Audited:
     """As `audit`, of a model that is at hand.
 
     Args:
         config: how it is audited.
         model: what it is.
         content: its settings and weights, as `to_bytes` gave them.
-        registry: where the verdict is stored if the model is registered; None for nowhere.
+        registry: where the verdict is stored if the model is registered; None for a comparison: nowhere.
+        classifiers: whether classifiers measure what is left to learn; if not, the verdict is no.
     """
     began = time.monotonic()
     secret = read_secret_file(secret_file(config.secret_file))
@@ -121,7 +126,7 @@ def audit_model(config: AuditSettings, model: ModelVersion, content: bytes, regi
         material = gather(config, table, content, verifier, classifier)
         runs = planned(material.evidence, chosen, config)
         outcomes = carry_out(runs, material.evidence, chosen, place, config, capacity)
-        utility = _utility(material, config, place)
+        utility = _utility(material, config, place, classifiers)
     results = _results(material.evidence, chosen, outcomes, config)
     expected = [name for name, one in everyone.items() if one.applies(material.evidence)]
     record = AuditRecord(
@@ -141,7 +146,7 @@ def audit_model(config: AuditSettings, model: ModelVersion, content: bytes, regi
         thresholds=config.thresholds,
         verdict=judge(results, utility, config.thresholds, expected),
     )
-    return _keep(record, secret, place, material, config, registry, began)
+    return _keep(record, secret, place if registry else below(place, COMPARED), material, config, registry, began)
 
 
 def _keep(
@@ -179,7 +184,7 @@ def _recipe(config: AuditSettings) -> VerifierRecipe:
 def _key(config: AuditSettings, model: ModelVersion, table: TrainingTable) -> str:
     """Names everything that decides the outcomes; where it runs, and what becomes of them, does not."""
     elsewhere = {"table", "out", "secret_file", "training_run", "thresholds", "gallery", "tracking_uri", "cache"}
-    elsewhere |= {"storage", "ray", "threads", "attackers", "model", "rows", "strength", "seeds"}
+    elsewhere |= {"storage", "ray", "threads", "attackers", "model", "rows", "strength", "seeds", "utility"}
     facts = {
         **config.model_dump(mode="json", exclude=elsewhere),
         "model": model.fingerprint,
@@ -267,19 +272,20 @@ def _deviation(aucs: Sequence[float]) -> float:
     return float(np.std(aucs, ddof=1)) if len(aucs) > 1 else 0.0
 
 
-def _utility(material: Material, config: AuditSettings, place: Store) -> Utility:
+def _utility(material: Material, config: AuditSettings, place: Store, classifiers: bool) -> Utility:
+    file = UTILITY if classifiers else LIKENESS
     try:
-        return Utility.model_validate_json(place.read(UTILITY))
+        return Utility.model_validate_json(place.read(file))
     except FileNotFoundError:
-        log.info("utility: a classifier learns from the anonymized images")
+        log.info("utility: %s", "a classifier learns from the anonymized images" if classifiers else "likeness only")
     task = _measured.options(num_cpus=config.threads, num_gpus=1 if config.gpu else 0)
-    utility: Utility = ray.get(task.remote(material, config))
-    place.write(UTILITY, utility.model_dump_json(indent=2).encode())
+    utility: Utility = ray.get(task.remote(material, config, classifiers))
+    place.write(file, utility.model_dump_json(indent=2).encode())
     return utility
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def _measured(material: Material, config: AuditSettings) -> Utility:
+def _measured(material: Material, config: AuditSettings, classifiers: bool) -> Utility:
     torch.set_num_threads(config.threads)
     device, test = "cuda" if config.gpu else "cpu", material.evidence.test
 
@@ -288,14 +294,14 @@ def _measured(material: Material, config: AuditSettings) -> Utility:
         return retrain_classifier(train, validation, config.classifier, config.seed, device)
 
     return measure_utility(
-        material.classifier or trained(anonymized=False),
+        (material.classifier or trained(anonymized=False)) if classifiers else None,
         test.originals_NHW,
         test.anonymized_NHW,
         material.findings["test"],
         test.patients_N,
         config.seed,
         material.evidence.obfuscator,
-        trained(anonymized=True),
+        trained(anonymized=True) if classifiers else None,
         config.resamples,
     )
 

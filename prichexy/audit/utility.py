@@ -89,7 +89,7 @@ class LabelledSplit:
 
 
 def measure_utility(
-    classifier: nn.Module,
+    classifier: nn.Module | None,
     originals_NHW: Images,
     anonymized_NHW: Images,
     findings_NF: Marks,
@@ -102,7 +102,7 @@ def measure_utility(
     """All of an audit's figures of utility, on test images.
 
     Args:
-        classifier: logits (N, F) of images (N, 1, H, W); trained on originals of other patients.
+        classifier: logits (N, F) of images (N, 1, H, W); trained on originals of other patients. None: no findings.
         originals_NHW: uint8, (N, H, W).
         anonymized_NHW: the same images as published, same shape.
         findings_NF: (N, 14) booleans, columns as `FINDINGS`.
@@ -118,7 +118,7 @@ def measure_utility(
     fidelity = image_fidelity(originals_NHW, anonymized_NHW)
     field = field_measures(obfuscator, originals_NHW) if obfuscator is not None else None
     compared: dict[str, Any] = {"findings": ()}
-    if _known(findings_NF):
+    if classifier is not None and _known(findings_NF):
         before_NF, after_NF = (finding_scores(classifier, images) for images in (originals_NHW, anonymized_NHW))
         compared = _compared(
             bootstrap_difference(findings_NF, before_NF, after_NF, patients_N, seed, resamples), findings_NF

@@ -143,8 +143,6 @@ def audit_compare(
 
     Example: `prichexy audit compare --config jobs/configs/compare-chestxray14-64.yaml --secret-file project.key`
     """
-    from prichexy.audit.comparison import compare
-
     loaded = settings.load(
         settings.CompareConfig,
         config,
@@ -155,25 +153,18 @@ def audit_compare(
         secret_file=secret_file,
         tracking_uri=tracking_uri,
     )
-    rows, page = compare(loaded)
+    run_compare(loaded, as_json)
+
+
+def run_compare(config: settings.CompareConfig, as_json: bool) -> None:
+    """Compare models, and print the table and where the page is."""
+    from prichexy.audit.comparison import TABLE_WIDTH, compare, comparison_table
+
+    rows, page = compare(config)
     if as_json:
         print(json.dumps({"rows": rows, "report": page}, indent=2))
         return
-    shown = Table("model", title="Comparison", title_justify="left", title_style="bold")
-    for column in ("strongest attacker", "its AUC", "95 %", "max", "utility", "loss", "learned from it", "SSIM"):
-        shown.add_column(column, justify="right")
-    for row in rows:
-        shown.add_row(
-            row["label"],
-            row["strongest"],
-            _figure(row["strongest_auc"]),
-            f"{row['strongest_low']:.3f} - {row['strongest_high']:.3f}",
-            _figure(row["strongest_max"]),
-            _figure(row["utility"]),
-            _figure(row["utility_loss"]),
-            _figure(row["retrained_on_anonymized"]),
-            _figure(row["ssim"]),
-        )
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    console.print(shown)
+    to_people = sys.stdout.isatty()
+    console = Console(soft_wrap=not to_people, width=None if to_people else TABLE_WIDTH)
+    console.print(comparison_table(rows))
     console.print(f"report: {page}", highlight=False, markup=False)

@@ -109,6 +109,9 @@ class ComparedModel(Settings):
 class CompareConfig(AuditSettings):
     """`prichexy audit compare`: several models, audited alike, in one table and one plot."""
 
+    utility: bool = Field(
+        True, description="ask classifiers what is left to learn; false: only attackers and likeness, and no row passes"
+    )
     rows: tuple[ComparedModel, ...] = Field(min_length=1, description="what is compared, in the table's order")
 
     @model_validator(mode="after")

@@ -46,6 +46,11 @@ class DeidConfig(Settings):
         ("patient_sex", "patient_age", "study_date"), description="columns that shards publish of DICOM headers"
     )
 
+    @field_validator("burned_in_text", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: object) -> object:
+        return "off" if given is False else given  # YAML 1.1 reads a bare off as false
+
     @field_validator("safe_private")
     @classmethod
     def _names_attributes(cls, entries: tuple[str, ...]) -> tuple[str, ...]:

@@ -151,7 +151,13 @@ def _written(image: Dataset, pixels_HW: NDArray[np.uint8] | NDArray[np.uint16], 
         stored = np.ascontiguousarray(pixels_HW, pixels_HW.dtype.newbyteorder("<")).tobytes()
         image.add_new("PixelData", "OB" if image.BitsAllocated == 8 else "OW", stored + b"\0" * (len(stored) % 2))
     else:
-        image.compress(TRANSFER_SYNTAXES[syntax], np.ascontiguousarray(pixels_HW), generate_instance_uid=False)
+        # Named, since pydicom prefers GDCM where that is installed, whose RLE encoder aborts the process on odd sizes.
+        image.compress(
+            TRANSFER_SYNTAXES[syntax],
+            np.ascontiguousarray(pixels_HW),
+            encoding_plugin="pydicom" if syntax == "rle" else "",
+            generate_instance_uid=False,
+        )
     buffer = BytesIO()
     image.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -48,7 +48,7 @@ def _attack(strongest: AttackerResult, limits: Thresholds) -> Iterator[tuple[boo
 
 def _utility(utility: Utility, limits: Thresholds) -> Iterator[tuple[bool, str]]:
     if utility.mean_difference is None:
-        yield False, "no finding has both images that show it and images that don't, so utility could not be measured"
+        yield False, "utility was not measured: no classifier was asked, or no finding is in just some of the images"
         return
     loss = -utility.mean_difference
     yield _compared(loss, limits.utility_loss, "on anonymized images the classifier's mean AUC loses")

@@ -1,13 +1,16 @@
 """The whole audit of a small model, on phantoms."""
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+import yaml
 from typer.testing import CliRunner
 
-from prichexy.audit.comparison import compare
+from prichexy.audit.comparison import compare, comparison_table
 from prichexy.audit.job import Audited, audit
 from prichexy.cli import app
 from prichexy.config import AuditConfig, CompareConfig
@@ -19,6 +22,13 @@ from prichexy.verdict import opened
 from tests.training.phantom_table import phantom_table
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ROWS: list[dict[str, Any]] = [
+    {"label": "originals", "obfuscation": {"kind": "identity", "image_size": 64}},
+    {"label": "small", "model": "models:/small/1"},
+]
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
@@ -49,6 +59,13 @@ def config(folder: Path, **changes: Any) -> AuditConfig:
     places = {"table": str(folder / "table"), "out": str(folder / "out"), "secret_file": folder / "key"}
     given = {**SMALL, **places, "model": "models:/small/1", "tracking_uri": tracking(folder), **changes}
     return AuditConfig.model_validate(given)
+
+
+def compared(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> CompareConfig:
+    """Cheap attackers on some rows."""
+    common = config(folder).model_dump(exclude={"model"})
+    cheap = {"attackers": ("correlation-16", "linear-metric"), "strength": (), "seeds": 1}
+    return CompareConfig.model_validate({**common, **cheap, "rows": rows, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +123,7 @@ def test_kept_runs_are_not_run_again(folder: Path, audited: Audited) -> None:
 
 
 def test_a_comparison_has_a_row_for_each_model_and_one_page(folder: Path, audited: Audited) -> None:
-    identity = {"label": "originals", "obfuscation": {"kind": "identity", "image_size": 64}}
-    flow = {"label": "small", "model": "models:/small/1"}
-    common = config(folder).model_dump(exclude={"model"})
-    cheap = {"attackers": ("correlation-16", "linear-metric"), "strength": (), "seeds": 1}
-    rows, page = compare(CompareConfig.model_validate({**common, **cheap, "rows": [identity, flow]}))
+    rows, page = compare(compared(folder, ROWS))
     assert [row["label"] for row in rows] == ["originals", "small"]
     assert rows[0]["ssim"] == pytest.approx(1)
     assert rows[0]["utility_loss"] == 0
@@ -118,6 +131,44 @@ def test_a_comparison_has_a_row_for_each_model_and_one_page(folder: Path, audite
     assert rows[1]["displacement_max_px"] > 0
     assert "originals" in Path(page).read_text()
     assert json.loads((folder / "out" / "comparison.json").read_text()) == rows
+
+
+def test_a_comparison_leaves_the_record_and_the_runs_of_an_audit_as_they_are(folder: Path, audited: Audited) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(audited.place).rglob("*") if path.is_file()}
+    rows, _ = compare(compared(folder, ROWS[1:]))
+    assert rows[0]["attackers"].items() >= {
+        (one.name, one.auc_mean) for one in audited.record.attackers if one.name in ("correlation-16", "linear-metric")
+    }
+    after = {path: path.stat().st_mtime_ns for path in Path(audited.place).rglob("*") if path.is_file()}
+    assert {path: after[path] for path in before if "compared" not in path.parts} == {
+        path: then for path, then in before.items() if "compared" not in path.parts
+    }
+    assert (Path(audited.place) / "compared" / "report.html").exists()
+
+
+def test_without_classifiers_a_comparison_has_no_utility_and_no_row_passes(folder: Path, tmp_path: Path) -> None:
+    lenient = {"strongest_auc": 1, "strongest_upper": 1, "utility_loss": 1, "folded_share": 1}
+    settings = compared(folder, ROWS[1:], out=str(tmp_path), utility=False, attackers=None, seeds=1, thresholds=lenient)
+    rows, page = compare(settings)
+    assert {rows[0][name] for name in ("utility", "utility_loss", "retrained_on_anonymized")} == {None}
+    assert rows[0]["ssim"] < 1
+    assert rows[0]["displacement_max_px"] > 0
+    assert rows[0]["passed"] is False
+    assert "Utility was not measured, or could not be, for: small." in Path(page).read_text()
+    titles = [column.header for column in comparison_table(rows).columns]
+    assert titles == ["model", "strongest attacker", "its AUC", "95 %", "max", "SSIM"]
+
+
+def test_the_job_compares_as_its_configuration_says(folder: Path) -> None:
+    settings = compared(folder, ROWS).model_dump(mode="json", exclude={"seeds"})
+    (folder / "compare.yaml").write_text(yaml.safe_dump(settings))
+    job = typer.Typer()
+    job.command()(runpy.run_path(str(ROOT / "jobs" / "audit.py"))["main"])
+    told = CliRunner().invoke(job, ["--compare", "--config", str(folder / "compare.yaml"), "seeds=1", "--json"])
+    assert told.exit_code == 0, told.output
+    printed = json.loads(told.stdout)
+    assert [row["label"] for row in printed["rows"]] == ["originals", "small"]
+    assert printed["report"] == f"{folder}/out/comparison.html"
 
 
 @pytest.mark.parametrize(

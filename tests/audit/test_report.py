@@ -110,7 +110,7 @@ def test_findings_and_what_was_not_measured(page: str, tmp_path: Path) -> None:
     assert "a mean AUC of 0.731 on originals" in _words(page)
     none = record(utility=Utility(findings=(), ssim=0.9), strength=())
     words = _words(_page(tmp_path, none, []))
-    assert "Utility could not be measured on these images" in words
+    assert "Utility was not measured, or could not be on these images" in words
     assert "AUC of the findings" not in words
     assert "from more pairs to learn from was not measured" in words
     assert "this model does not move anatomy" in words
@@ -232,7 +232,7 @@ def test_a_comparison_says_in_what_its_audits_differ(tmp_path: Path) -> None:
     words = _words(write_comparison([("a", whole), ("b", few), ("c", blind)], tmp_path / "compare.html").read_text())
     warning = words[words.index("Compare with care.") : words.index("Models")]
     assert warning.split("differ in: ")[1] == "the resolution the attackers that were run "
-    assert "Utility could not be measured for: c." in words
+    assert "Utility was not measured, or could not be, for: c." in words
 
 
 @pytest.mark.parametrize("labels", [(), ("a", "a")])
