@@ -65,6 +65,8 @@ def connected(config: RayConfig) -> Iterator[Capacity]:
             raise
         raise UsageError(f"setting ray.address: no usable Ray cluster answers there ({type(error).__name__})") from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # failures are told in one sentence by the job
+    # Ray prints a paragraph to our stdout for each worker that dies, among the JSON; it has no public switch for that.
+    ray._private.worker._worker_logs_enabled = False
     try:
         yield _capacity(config)
     finally:
@@ -94,8 +96,27 @@ def _check_address(address: str) -> None:
 def _capacity(config: RayConfig) -> Capacity:
     total = ray.cluster_resources()
     cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
+    return shared_out(cpus, gpus, config.actors)
+
+
+def shared_out(cpus: int, gpus: int, wished: int | None) -> Capacity:
+    """How the job shares a cluster out: at least one whole core is left beside the actors, or the tasks that feed them
+    would wait for ever.
+
+    Args:
+        cpus: logical cores.
+        gpus: how many.
+        wished: generator actors; one a GPU, or one a core, when None.
+
+    Raises:
+        UsageError: there is only one core.
+    """
+    if cpus < 2:
+        raise UsageError("setting ray.address: the cluster has one core; two are needed")
     if gpus:
-        return Capacity(cpus, gpus, config.actors or gpus, actor_cpus=1.0, task_cpus=1.0)
+        actors = wished or gpus
+        actor_cpus = min(1.0, cpus / 2 / actors, (cpus - 1) / actors)
+        return Capacity(cpus, gpus, actors, actor_cpus, task_cpus=min(1.0, cpus - actors * actor_cpus))
     # Without GPUs the network is the work: an actor a core, each with half of it reserved, so that ingest and encode
     # tasks find the other half and the operating system shares the core out.
-    return Capacity(cpus, 0, min(config.actors or cpus, 2 * cpus - 1), actor_cpus=0.5, task_cpus=0.5)
+    return Capacity(cpus, 0, min(wished or cpus, 2 * cpus - 2), actor_cpus=0.5, task_cpus=0.5)

@@ -3,6 +3,10 @@
 Source bytes are fetched, decoded and de-identified within one task on purpose: they hold header values, and what
 crosses between tasks may be spilled to a disk by Ray. Pixels that are not obfuscated yet do cross where GPUs obfuscate
 (README, "On a cluster", says what to mind).
+
+A file may kill the process that decodes it. The worker is gone then, Ray gives the task to another, and that one works
+carefully: each file in a child process (`careful`), until the culprit is found and set aside. The other rows come out
+the same either way.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
+from prichexy.anonymize.careful import Careful, bounded, out_of_memory
 from prichexy.anonymize.work import INGESTED, SMALL, Row, Work, guarded, pseudonyms, quarantined
 from prichexy.cohort.catalog import read_rows
 from prichexy.deid import LinkRow, Pseudonyms, deidentify, header_bytes, published_columns, read_header
@@ -19,7 +25,7 @@ from prichexy.errors import Quarantined
 from prichexy.imaging import Radiograph, decode, resize
 from prichexy.imaging.radiograph import Pixels
 from prichexy.lake.source import read_source
-from prichexy.lake.storage import Store
+from prichexy.lake.storage import Store, StoredObject
 
 
 @guarded("ingest")
@@ -41,31 +47,91 @@ def ingest(number: pa.Table, spans: "np.ndarray[Any, np.dtype[np.int64]]", work:
     keys = pseudonyms(work.secret_file)
     start, stop = spans[number["id"][0].as_py()].tolist()
     listed = read_rows(work.catalog, work.storage, start, stop).to_pylist()
-    with ThreadPoolExecutor(work.storage.connections) as pool:
-        fetched = pool.map(lambda row: _fetched(source, row, work), listed)
-        rows = [_ingested(row, data, keys, work) for row, data in zip(listed, fetched, strict=True)]
-    return pa.Table.from_pylist(rows, INGESTED)
+    rows = None if _begun_before() else _together(source, listed, keys, work)
+    return pa.Table.from_pylist(_carefully(source, listed, work) if rows is None else rows, INGESTED)
+
+
+def _begun_before() -> bool:
+    """Whether Ray gives this task out again: the worker that had it died, or the node that held its result."""
+    if not ray.is_initialized():
+        return False
+    # Ray has no public name for it. (A journal in an actor would cost each task a call, for which Ray lends its core.)
+    attempt: int = ray._private.worker.global_worker.core_worker.get_current_task_attempt_number()
+    return attempt > 0
+
+
+def _together(source: Store, listed: list[Row], keys: Pseudonyms, work: Work) -> list[Row] | None:
+    """The rows, their files fetched beside each other; None where memory does not hold so many."""
+    try:
+        with ThreadPoolExecutor(work.storage.connections) as pool:
+            fetched = pool.map(lambda row: _fetched(source, row, work), listed)
+            return [_bounded(row, data, keys, work) for row, data in zip(listed, fetched, strict=True)]
+    except MemoryError:
+        return None
+
+
+def _bounded(row: Row, data: bytes | Quarantined, keys: Pseudonyms, work: Work) -> Row:
+    with bounded(work.job.limits["memory"], work.job.limits["seconds"]):
+        return _ingested(row, data, keys, work)
+
+
+def _carefully(source: Store, listed: list[Row], work: Work) -> list[Row]:
+    """The rows, one file at a time in memory, each decoded and de-identified in a child process."""
+    rows = []
+    with Careful(ingested_alone, work.job.limits["memory"], work.job.limits["seconds"]) as careful:
+        for row in listed:
+            try:
+                stream = careful(row, _fetched(source, row, work), work)
+            except Quarantined as error:
+                image_id = pseudonyms(work.secret_file).image_id(row["uri"])
+                rows.append({"row_id": row["row_id"], "image_id": image_id} | quarantined(error))
+            else:
+                rows += pa.ipc.open_stream(stream).read_all().to_pylist()
+    return rows
+
+
+def ingested_alone(row: Row, data: bytes | Quarantined, work: Work) -> bytes:
+    """One row of `INGESTED` as an Arrow stream, for `Careful` to call in its child.
+
+    Args:
+        row: of the catalog.
+        data: its file, or why there is none.
+        work: what every worker needs to know; the child reads the secret's file itself.
+    """
+    table = pa.Table.from_pylist([_ingested(row, data, pseudonyms(work.secret_file), work)], INGESTED)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, INGESTED) as stream:
+        stream.write_table(table)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
 
 
 def _fetched(source: Store, row: Row, work: Work) -> bytes | Quarantined:
     where = f"row {row['row_id']} of the catalog"
-    return read_source(source, row["uri"], row["size"], work.limits.max_bytes, where, work.allow_missing)
+    listed = StoredObject(row["uri"], row["size"], row["etag"])
+    return read_source(source, listed, work.limits.max_bytes, where, work.allow_missing)
 
 
 def _ingested(row: Row, data: bytes | Quarantined, keys: Pseudonyms, work: Work) -> Row:
+    """One row of `INGESTED`: of the file, or of why it is set aside."""
     facts = {"row_id": row["row_id"], "image_id": keys.image_id(row["uri"])}
     try:
         if isinstance(data, Quarantined):
             raise data
-        radiograph = decode(data, work.limits)
-        levels, covered = _without_text(radiograph, work)
-        facts |= _identity(row, facts["image_id"], data, radiograph, keys, work)
+        return facts | _decoded(row, facts["image_id"], data, keys, work)
     except Quarantined as error:
-        return {name: facts[name] for name in ("row_id", "image_id")} | quarantined(error)
+        return facts | quarantined(error)
+    except MemoryError:
+        return facts | quarantined(out_of_memory(work.job.limits["memory"]))
+
+
+def _decoded(row: Row, image_id: str, data: bytes, keys: Pseudonyms, work: Work) -> Row:
+    radiograph = decode(data, work.limits)
+    levels, covered = _without_text(radiograph, work)
     native = work.job.resolution == "native"
     pixels = levels if native else resize(levels, SMALL, SMALL)
     thumbnail = resize(levels, work.network_size, work.network_size) if work.needs_thumbnail else None
-    return facts | {
+    return _identity(row, image_id, data, radiograph, keys, work) | {
         "view": radiograph.view,
         "laterality": radiograph.laterality,
         "findings": row["findings"],

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,21 @@ import ray
 import ray.data
 
 from prichexy.anonymize.ingest import ingest
+from prichexy.anonymize.plan import allowed_by, check_resolution, frozen_catalog, job_of, work_of
 from prichexy.anonymize.stages import Obfuscate, encode, publish
-from prichexy.anonymize.work import SMALL, Work
+from prichexy.anonymize.stopping import Stop, stoppable
+from prichexy.anonymize.work import Work
 from prichexy.cluster import Capacity, connected
-from prichexy.cohort.catalog import Catalog, build_catalog, open_catalog
-from prichexy.config import AnonymizeConfig, CatalogConfig, secret_file
+from prichexy.config import AnonymizeConfig, secret_file
 from prichexy.deid import LinkRecipient, Pseudonyms, read_secret_file
 from prichexy.deid.burned_in import require_networks
 from prichexy.errors import PrichexyError, StorageFault, UsageError
-from prichexy.imaging import DecodeLimits
 from prichexy.lake.commit import Job, claim, committed_shards, finish, read_job, read_manifest
-from prichexy.lake.shards import UNAUDITED
+from prichexy.lake.lease import Lease, held
 from prichexy.lake.storage import Store
-from prichexy.obfuscation import load, to_bytes
+from prichexy.obfuscation import to_bytes
 from prichexy.progress import Progress
-from prichexy.registry import ModelVersion, Registry, passing_audit
-from prichexy.verdict import VerdictError, audit_id
+from prichexy.registry import Registry
 
 log = logging.getLogger("prichexy.anonymize")
 
@@ -90,6 +90,7 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         UsageError: a setting can't work (secret, model, source, destination); nothing was started.
         VerdictError: no audit allows the model; nothing was started.
         StorageFault: a store failed; what was committed stays, and the same command goes on.
+        PrichexyError: another run is writing to the destination, or this one was asked to stop.
     """
     began = time.monotonic()
     secret = secret_file(config.secret_file)
@@ -106,35 +107,33 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         registry = Registry(config.tracking_uri)
         model = registry.fetch(config.model, Path(folder))
         there = read_job(destination)
-        audit = _audit(registry, model, config, read_secret_file(secret), there)
-        _check_resolution(model, config)
+        audit = allowed_by(registry, model, config, read_secret_file(secret), there)
+        check_resolution(model, config)
         weights = to_bytes(model.folder)
-    resume = there is not None
     destination.check_writable()
-    catalog = _catalog(config, pseudonyms, resume)
-    job = _job(config, catalog, model, audit, pseudonyms)
-    claim(destination, job)
+    with held(destination, lambda machine: pseudonyms.fingerprint("machine", machine)) as lease, stoppable() as stop:
+        catalog = frozen_catalog(config, pseudonyms, resume=read_job(destination) is not None)
+        job = job_of(config, catalog, model, audit, pseudonyms)
+        claim(destination, job)
+        work = work_of(config, catalog, job, secret.absolute(), recipient)
+        return _published(config, work, weights, (lease, stop), began)
+
+
+def _published(
+    config: AnonymizeConfig, work: Work, weights: bytes, guards: tuple[Lease, Stop], began: float
+) -> Summary:
+    """Publish what is not committed yet, and tell what the destination holds then."""
+    destination, job = Store(config.destination, config.storage), work.job
     committed = committed_shards(destination)
     todo = [shard for shard in range(job.shards) if shard not in committed]
-    work = Work(
-        catalog=catalog,
-        storage=config.storage,
-        secret_file=secret.absolute(),
-        limits=DecodeLimits(**config.limits.model_dump(), accept_declared_text=config.deid.burned_in_text == "redact"),
-        allow_missing=config.allow_missing,
-        network_size=model.settings.image_size,
-        destination=destination.place,
-        job=job,
-        deid=config.deid,
-        transfer_syntax=config.transfer_syntax,
-        link_table=Store(config.link_table, config.storage).place if config.link_table else None,
-        link_recipient=recipient,
-    )
     log.info("plan: %d images in %d shards, %d shards committed before", job.rows, job.shards, len(committed))
     streaming = 0.0
     if todo:
         with connected(config.ray) as capacity:
-            streaming = _stream(work, todo, ray.put(weights), capacity)
+            guards[1].hear()
+            streaming = _stream(work, todo, ray.put(weights), capacity, *guards)
+    for guard in guards:
+        guard.check()
     manifest = read_manifest(destination) if not todo else None
     manifest = manifest or finish(destination, job)
     done = sum(stop - start for start, stop in map(job.span, todo))
@@ -154,111 +153,14 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         bytes=manifest["counts"]["bytes"],
         text_covered=manifest["counts"]["text_covered"],
         dicom_files=manifest["counts"]["dicom_files"],
-        skipped=catalog.skipped,
-        catalog=catalog.uri,
+        skipped=work.catalog.skipped,
+        catalog=work.catalog.uri,
     )
 
 
-def _audit(registry: Registry, model: ModelVersion, config: AnonymizeConfig, secret: bytes, there: Job | None) -> str:
-    """Id of the audit that allows the model, its seal, model and verdict proven; or `UNAUDITED`, as the user asked for.
-
-    A job that goes on keeps the audit that it began with, so that its shards stay the same byte for byte, as long as
-    the latest one passed too.
-
-    Raises:
-        VerdictError: no audit allows the model.
-    """
-    if config.allow_unaudited:
-        return UNAUDITED
-    try:
-        latest = passing_audit(registry, model, secret)
-        identifier = audit_id(latest)
-        ours = (model.name, model.version)
-        if there is not None and there.audited and (there.model["name"], there.model["version"]) == ours:
-            identifier = audit_id(passing_audit(registry, model, secret, there.audit_id))
-    except VerdictError as error:
-        raise VerdictError(
-            error.kind, f"{error}, or say --allow-unaudited (which is stamped into every shard and the manifest)"
-        ) from None
-    if latest.resolution != config.resolution:
-        log.warning("the audit %s looked at resolution %s, not at %s", identifier, latest.resolution, config.resolution)
-    return identifier
-
-
-def _check_resolution(model: ModelVersion, config: AnonymizeConfig) -> None:
-    native = load(model.folder).native
-    if config.resolution == "native" and not native:
-        raise UsageError(f"a model of kind {model.settings.kind} can't publish at native size: use --resolution 256")
-    if not native and model.settings.image_size != SMALL:
-        raise UsageError(
-            f"a model of kind {model.settings.kind} and size {model.settings.image_size} can't publish at 256"
-        )
-
-
-def _catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, resume: bool) -> Catalog:
-    """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one."""
-    given = open_catalog(config.source, config.storage)
-    if given is not None:
-        if config.labels or config.exclude:
-            raise UsageError("settings labels and exclude belong to `prichexy catalog` when SOURCE is a catalog")
-        return given
-    destination = Store(config.destination, config.storage)
-    if config.work_dir is None and not destination.is_local:
-        raise UsageError(
-            "setting work_dir is missing: name a private place for the catalog, since it names source files "
-            "(or make one with `prichexy catalog` and give it as SOURCE)"
-        )
-    place = f"{destination.root}.private/catalog"
-    if config.work_dir is not None:  # which several jobs may share
-        place = f"{config.work_dir}/catalog-{pseudonyms.fingerprint('destination', destination.place)[:12]}"
-    frozen = open_catalog(place, config.storage) if resume else None
-    if frozen is not None:
-        return frozen
-    if resume:
-        raise UsageError(f"the catalog of the job in {config.destination} is gone from {place}: restore it")
-    if config.work_dir is None:
-        Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        Path(place).parent.chmod(0o700)
-    log.info("catalog: listing the lake")
-    return build_catalog(
-        CatalogConfig(
-            source=config.source, out=place, labels=config.labels, exclude=config.exclude, storage=config.storage
-        ),
-        salt=bytes.fromhex(pseudonyms.fingerprint("catalog-salt")),
-    )
-
-
-def _job(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, audit: str, pseudonyms: Pseudonyms) -> Job:
-    return Job(
-        rows=catalog.rows,
-        rows_per_shard=config.shard_rows,
-        resolution=config.resolution,
-        chunk=config.chunk,
-        limits=config.limits.model_dump(),
-        source=pseudonyms.fingerprint("source", Store(config.source).place, config.labels or "", *config.exclude),
-        catalog=pseudonyms.fingerprint("catalog", catalog.content),
-        key_id=pseudonyms.key_id,
-        model={
-            "name": model.name,
-            "version": model.version,
-            "fingerprint": model.fingerprint,
-            "settings": model.settings.recorded(),
-        },
-        audited=audit != UNAUDITED,
-        audit_id=audit,
-        deid=config.deid.model_dump(mode="json", exclude={"columns"}),
-        columns=list(config.deid.columns),
-        transfer_syntax=config.transfer_syntax if config.also_dicom else "",
-        link=_link(config, pseudonyms),
-    )
-
-
-def _link(config: AnonymizeConfig, pseudonyms: Pseudonyms) -> str:
-    """Fingerprint of the link table's place, so that a job that goes on can't leave a part of it elsewhere."""
-    return "" if config.link_table is None else pseudonyms.fingerprint("link", Store(config.link_table).place)
-
-
-def _stream(work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity) -> float:
+def _stream(
+    work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity, lease: Lease, stop: Stop
+) -> float:
     """Run the stages over the shards that are to do; seconds from first to last."""
     context = ray.data.DataContext.get_current()
     # Order is what keeps a shard's rows together: with it, every `rows_per_shard` rows that arrive are one whole shard.
@@ -271,14 +173,22 @@ def _stream(work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capaci
         "start: %d shards, %d actors on %d GPUs and %d cores", len(todo), capacity.actors, capacity.gpus, capacity.cpus
     )
     began = time.monotonic()
-    with Progress("anonymize", work.job.rows, done) as progress, _following(tally, progress, done):
+    with Progress("anonymize", work.job.rows, done) as progress, _following(tally, progress, done, lease):
         try:
-            for shards in _rounds(work.job, todo):
-                for row in _images(work, shards, weights, capacity, tally).iter_rows():
-                    log.info("commit: shard %(shard)d, %(published)d published, %(quarantined)d quarantined", row)
+            for row in stop.listening(lambda: _commits(work, todo, weights, capacity, tally)):
+                lease.check()
+                log.info("commit: shard %(shard)d, %(published)d published, %(quarantined)d quarantined", row)
         except Exception as error:
             raise _told(error) from None
     return time.monotonic() - began
+
+
+def _commits(
+    work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity, tally: Any
+) -> Iterator[dict[str, Any]]:
+    """The figures of each shard as it is committed."""
+    for shards in _rounds(work.job, todo):
+        yield from _images(work, shards, weights, capacity, tally).iter_rows()
 
 
 def _images(
@@ -328,14 +238,15 @@ class _Tally:
 
 
 @contextmanager
-def _following(tally: Any, progress: Progress, before: int) -> Iterator[None]:
-    """Let the progress follow the tally while the stages run."""
+def _following(tally: Any, progress: Progress, before: int, lease: Lease) -> Iterator[None]:
+    """Let the progress follow the tally while the stages run, and the lease tell it to others."""
     stop = threading.Event()
 
     def follow() -> None:
         while not stop.wait(0.5):
             try:
                 progress.reach(min(progress.total, before + ray.get(tally.add.remote(0), timeout=5)))
+                lease.state = _told_to_others(progress)
             except ray.exceptions.GetTimeoutError:
                 continue
             except ray.exceptions.RayError:
@@ -348,6 +259,16 @@ def _following(tally: Any, progress: Progress, before: int) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=6)
+
+
+def _told_to_others(progress: Progress) -> dict[str, Any]:
+    rate = progress.rate
+    return {
+        "images": progress.done,
+        "images_per_second": round(rate, 2),
+        "seconds_left": round((progress.total - progress.done) / rate) if rate else None,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _spans(job: Job, shard: int) -> Iterator[tuple[int, int]]:

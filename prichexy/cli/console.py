@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,12 +26,41 @@ SecretFile = Annotated[Path | None, typer.Option(help="File with the project sec
 TrackingUri = Annotated[str | None, typer.Option(help="MLflow; or MLFLOW_TRACKING_URI; else sqlite:///mlflow.db.")]
 
 
+LOG_VARIABLE = "PRICHEXY_LOG"
+"""Environment variable; ``json`` makes each event one JSON object a line."""
+
+
+class JsonLines(logging.Formatter):
+    """Events for programs: time, run, level, module, stage, message, and the event's own facts (shard, counts)."""
+
+    def __init__(self) -> None:
+        """Name the run, so that its lines are found among those of others."""
+        super().__init__()
+        self._run = secrets.token_hex(4)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line; without traceback, which could quote values and paths."""
+        message = record.getMessage()
+        stage, colon, _ = message.partition(": ")
+        facts = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "run": self._run,
+            "level": record.levelname.lower(),
+            "module": record.name,
+            "stage": stage if colon and " " not in stage else None,
+            "message": message,
+        }
+        own = record.args if isinstance(record.args, Mapping) else {}
+        return json.dumps({**{str(name): value for name, value in own.items()}, **facts}, default=str)
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Logging to stderr, and errors as one sentence with the exit code of their kind."""
     # Only our own events are shown: other libraries' may quote header values and paths.
     events = logging.StreamHandler(sys.stderr)
-    events.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    for_people = logging.Formatter("%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    events.setFormatter(JsonLines() if os.environ.get(LOG_VARIABLE) == "json" else for_people)
     logging.getLogger("prichexy").handlers = [events]
     logging.getLogger("prichexy").setLevel(logging.INFO)
     logging.getLogger("prichexy").propagate = False

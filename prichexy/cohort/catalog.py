@@ -3,6 +3,9 @@
 A catalog names source files, so it belongs in a private place, never beside what is published. Its rows stand in the
 order of a salted hash of their paths: a shard is a range of rows, and a range of a *listing* would tell which
 hospital folder, patient or month an image came from. The salt is random and stays in the catalog.
+
+Each row holds what tells the file's next change (its etag; in a folder, time and size), and whoever reads the file
+compares it: an image that was replaced after the listing is never taken for the one that was listed.
 """
 
 import csv
@@ -36,7 +39,7 @@ SCHEMA = pa.schema(
         pa.field("row_id", pa.int64(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),  # below the catalog's root
         pa.field("size", pa.int64(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),  # `StoredObject.etag`; '' (older catalogs of folders): unknown
         pa.field("format", pa.string()),  # guessed from the name; decoding goes by content
         pa.field("patient_id", pa.string()),
         pa.field("findings", pa.list_(pa.string())),

@@ -44,11 +44,13 @@ class RayConfig(Settings):
 
 
 class LimitsConfig(Settings):
-    """What is refused before it is decoded."""
+    """What is refused before it is decoded, and what decoding may take."""
 
     min_side: int = Field(64, ge=16, description="shortest side of an image, in pixels")
     max_pixels: int = Field(100_000_000, ge=65_536, description="pixels of one image (decompression bombs)")
     max_bytes: int = Field(1 << 30, ge=1024, description="bytes of one file")
+    memory: int = Field(8 << 30, ge=1 << 28, description="bytes that `anonymize` may allocate for one file, on Linux")
+    seconds: int = Field(300, ge=1, description="longest time that `anonymize` may take to decode one file")
 
 
 class StoragePlace(Settings):

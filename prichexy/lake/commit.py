@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.lake.dicom_files import dicom_folder, digest_of_all
+from prichexy.lake.lease import is_lease
 from prichexy.lake.shards import UNAUDITED, digest, published_bytes, published_schema, quarantine_bytes
 from prichexy.lake.storage import Store
 
@@ -145,7 +146,7 @@ def read_job(store: Store) -> Job | None:
     try:
         facts = json.loads(store.read(JOB))
     except FileNotFoundError:
-        if next(iter(store.list()), None) is not None:
+        if any(not is_lease(item.path) for item in store.list()):
             raise UsageError(
                 f"{store.uri} holds files that no job of prichexy wrote: choose an empty destination"
             ) from None

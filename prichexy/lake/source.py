@@ -1,18 +1,17 @@
 """Reading a lake: one listed file at a time, telling the file's faults from the store's."""
 
 from prichexy.errors import Quarantined, StorageFault
-from prichexy.lake.storage import Store
+from prichexy.lake.storage import ObjectChanged, Store, StoredObject
 
 
 def read_source(
-    lake: Store, path: str, size: int, max_bytes: int, where: str, may_be_gone: bool
+    lake: Store, listed: StoredObject, max_bytes: int, where: str, may_be_gone: bool
 ) -> bytes | Quarantined:
     """A listed file's bytes, or why it can't be had; a fault of the store itself is raised.
 
     Args:
         lake: the store.
-        path: below its root.
-        size: in bytes, as listed.
+        listed: the file as the catalog has it; bytes come back only if it is still the same (`Store.read_listed`).
         max_bytes: that are allowed.
         where: names the file in errors without its path.
         may_be_gone: whether a file that is gone is the file's fault. If not, it is taken for a lake that is not there:
@@ -21,10 +20,12 @@ def read_source(
     Raises:
         StorageFault: the lake failed, or is gone as a whole.
     """
-    if size > max_bytes:
+    if listed.size > max_bytes:
         return Quarantined("fetch", "TooLarge", f"the file has more than the {max_bytes:,} bytes that are allowed")
     try:
-        data = lake.read(path)
+        return lake.read_listed(listed)
+    except ObjectChanged:
+        return Quarantined("fetch", "SourceChanged", "the file is another one than when the lake was listed")
     except FileNotFoundError:
         if not may_be_gone:
             raise StorageFault(
@@ -35,6 +36,3 @@ def read_source(
         return Quarantined("fetch", "SourceGone", "the file was there when the lake was listed and is gone now")
     except StorageFault as fault:
         raise StorageFault(f"{fault} ({where})") from None
-    if len(data) != size:
-        return Quarantined("fetch", "SourceChanged", "the file has another size than when the lake was listed")
-    return data

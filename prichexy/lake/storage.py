@@ -1,39 +1,49 @@
 """Object storage and file systems behind one small interface: whole-object reads, atomic whole-object writes, listings.
 
 A store either does what it was asked or raises `StorageFault` with a sentence that holds no object's path. Transient
-faults (timeouts, resets, 5xx) are tried again with exponential backoff and jitter; refusals (403, no such bucket) are
-not.
+faults (timeouts, resets, 5xx, answers cut short) are tried again with exponential backoff and jitter; refusals (403, no
+such bucket) are not.
 """
 
-import errno
 import os
 import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+import fsspec.asyn
 import pyarrow.fs
 
 from prichexy.config import StorageConfig
 from prichexy.errors import PrichexyError, StorageFault, UsageError
+from prichexy.lake.faults import CutShort, http_status, is_transient, reason
 
 T = TypeVar("T")
 
 TEMPORARY_PREFIX = ".tmp-"
 """Local writes go through a file of this prefix, which no listing shows."""
 
-_MENDABLE_ONLY_BY_PEOPLE = (PermissionError, IsADirectoryError, NotADirectoryError)
-_PEOPLE_ERRNO = {errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG}
+
+class ObjectChanged(PrichexyError):  # noqa: N818 - what happened to the object, no fault of the store
+    """An object is another one than when it was listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One listed object: its path below the store's root, its bytes, and its etag ('' where the store has none)."""
+    """One listed object.
+
+    Attributes:
+        path: below the store's root.
+        size: in bytes.
+        etag: another one after each change. On S3 the store's own, without quotes; in a folder "MTIME-SIZE", the time
+            of the last change in nanoseconds since 1970 and the bytes. '' where nothing is known: never compared.
+    """
 
     path: str
     size: int
@@ -62,6 +72,10 @@ class Store:
         return _filesystem(self.uri.partition("://")[0] if "://" in self.uri else "file", self.options)
 
     @property
+    def _is_s3(self) -> bool:
+        return self.uri.startswith(("s3://", "s3a://"))
+
+    @property
     def root(self) -> str:
         """The root as the file system spells it."""
         path = self.uri.partition("://")[2] if "://" in self.uri else self.uri
@@ -85,7 +99,30 @@ class Store:
             FileNotFoundError: there is none (without its path).
             StorageFault: the store failed, after all attempts.
         """
-        return self.retried("read from", lambda: bytes(self._fs.cat_file(self._full(path))))
+        return self.retried("read from", lambda: self._get(path))
+
+    def read_listed(self, listed: StoredObject) -> bytes:
+        """All bytes of a listed object, if it is still the one that was listed.
+
+        On S3 this is one request on condition of the etag (If-Match, RFC 9110, 13.1.1). In a folder the opened file is
+        looked at after it was read, so a change while reading is noticed too. Where the etag is '', or the storage is
+        another, only a change of size is noticed.
+
+        Raises:
+            ObjectChanged: it was written to, or replaced.
+            FileNotFoundError: it is gone (without its path).
+            StorageFault: the store failed, after all attempts; or sent another number of bytes than it listed under
+                the same etag, each time.
+        """
+        compared = bool(listed.etag) and (self.is_local or self._is_s3)
+
+        def get() -> bytes:
+            data = self._get(listed.path, listed.etag)
+            if len(data) != listed.size:
+                raise CutShort if compared else _changed()
+            return data
+
+        return self.retried("read from", get)
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace an object so that a reader sees all of it or nothing, and it survives a crash.
@@ -100,6 +137,38 @@ class Store:
         try:
             self.retried("write to", put)
         except FileNotFoundError:  # a bucket that is not there, or a folder that can't be made
+            raise StorageFault(f"can't write to {self.uri}: there is no such place") from None
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write an object only if there is none yet; of several writers exactly one succeeds.
+
+        On S3 by a conditional write (If-None-Match), which a retry after a lost answer may find refused by itself.
+
+        Returns:
+            Whether this call made it.
+
+        Raises:
+            StorageFault: the store failed, after all attempts.
+        """
+        target = self._full(path)
+
+        def put() -> bool:
+            try:
+                if self.is_local:
+                    _write_local(Path(target), data, exclusive=True)
+                else:
+                    self._fs.pipe_file(target, data, mode="create")
+            except FileExistsError:
+                return False
+            except Exception as error:
+                if http_status(error) in (409, 412):  # somebody else's write, at the same moment or before
+                    return False
+                raise
+            return True
+
+        try:
+            return self.retried("write to", put)
+        except FileNotFoundError:
             raise StorageFault(f"can't write to {self.uri}: there is no such place") from None
 
     def delete(self, path: str) -> None:
@@ -121,7 +190,7 @@ class Store:
             name = path.rpartition("/")[2]
             # Some stores list folders as objects of their own: 'prefix' itself, or names that end in a slash.
             if info.get("type") == "file" and name and path[cut:] and not name.startswith(TEMPORARY_PREFIX):
-                yield StoredObject(path[cut:], int(info["size"]), str(info.get("ETag", "")).strip('"'))
+                yield StoredObject(path[cut:], int(info["size"]), _bare(info.get("ETag")))
 
     def check_readable(self) -> None:
         """Fail early when the root can't be listed.
@@ -159,7 +228,22 @@ class Store:
         if self.is_local and not Path(prefix).exists():
             return {}
         found: dict[str, Any] = self._fs.find(prefix, detail=True)
+        if self.is_local:
+            for path, info in found.items():
+                with suppress(FileNotFoundError):  # removed since: whoever reads it will see
+                    facts = Path(path).stat()
+                    info |= {"size": facts.st_size, "ETag": _file_etag(facts)}
         return found
+
+    def _get(self, path: str, etag: str = "") -> bytes:
+        """All bytes of an object, by one request (fsspec's own way asks an S3 store for the size first)."""
+        target = self._full(path)
+        if self.is_local:
+            return _read_local(Path(target), etag)
+        if self._is_s3:
+            data: bytes = fsspec.asyn.sync(self._fs.loop, _get_object, self._fs, target, etag)
+            return data
+        return bytes(self._fs.cat_file(target))
 
     def retried(self, verb: str, work: Callable[[], T]) -> T:
         """What `work` returns, tried again after a transient fault; other faults become a `StorageFault`.
@@ -176,8 +260,8 @@ class Store:
             except PrichexyError:
                 raise
             except Exception as error:
-                if attempt == self.options.attempts or not _is_transient(error):
-                    raise StorageFault(f"can't {verb} {self.uri}: {_reason(error)}") from None
+                if attempt == self.options.attempts or not is_transient(error):
+                    raise StorageFault(f"can't {verb} {self.uri}: {reason(error)}") from None
             time.sleep(min(20.0, 0.25 * 2**attempt) * (0.5 + random.random()))
         raise AssertionError("unreachable")
 
@@ -194,7 +278,7 @@ def _filesystem(scheme: str, options: StorageConfig) -> Any:
             raise UsageError(
                 f"storage {scheme}:// is not supported: use a path, s3://, or install its fsspec driver"
             ) from None
-    return fsspec.filesystem(
+    s3 = fsspec.filesystem(
         "s3",
         anon=options.anonymous,
         profile=options.profile,
@@ -204,9 +288,48 @@ def _filesystem(scheme: str, options: StorageConfig) -> Any:
         use_listings_cache=False,
         max_concurrency=4,
     )
+    # Attempts within attempts would multiply: a store that hangs would hold a job for an hour.
+    s3.retries = 1
+    return s3
 
 
-def _write_local(target: Path, data: bytes) -> None:
+def _read_local(source: Path, etag: str) -> bytes:
+    with source.open("rb") as file:
+        data = file.read()
+        if etag and _file_etag(os.fstat(file.fileno())) != etag:
+            raise _changed()
+    return data
+
+
+def _file_etag(facts: os.stat_result) -> str:
+    return f"{facts.st_mtime_ns}-{facts.st_size}"
+
+
+async def _get_object(s3: Any, target: str, etag: str) -> bytes:
+    bucket, key, _ = s3.split_path(target)
+    condition = {"IfMatch": f'"{etag}"'} if etag else {}
+    try:
+        answer = await s3._call_s3("get_object", Bucket=bucket, Key=key, **condition)
+    except Exception as error:
+        if etag and http_status(error) == 412:
+            raise _changed() from None
+        raise
+    async with answer["Body"] as body:
+        if etag and _bare(answer.get("ETag")) not in ("", etag):  # a store that does not know conditions
+            raise _changed()
+        return bytes(await body.read())
+
+
+def _bare(etag: Any) -> str:
+    """An etag without its quotes, and without the mark of a weak one, which proxies add."""
+    return str(etag or "").removeprefix("W/").strip('"')
+
+
+def _changed() -> ObjectChanged:
+    return ObjectChanged("an object changed since it was listed")
+
+
+def _write_local(target: Path, data: bytes, exclusive: bool = False) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
     try:
@@ -214,7 +337,11 @@ def _write_local(target: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        if exclusive:
+            os.link(temporary, target)  # unlike a rename it fails where something is
+            temporary.unlink()
+        else:
+            temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -223,45 +350,3 @@ def _write_local(target: Path, data: bytes) -> None:
         os.fsync(directory)  # the rename itself survives a power cut only then
     finally:
         os.close(directory)
-
-
-def _status(error: BaseException) -> int:
-    """HTTP status of a botocore error (s3fs keeps it as the cause of the OSError it raises); 0 when there is none."""
-    seen: BaseException | None = error
-    while seen is not None:
-        response = getattr(seen, "response", None)
-        if isinstance(response, dict):
-            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
-        seen = seen.__cause__ or seen.__context__
-    return 0
-
-
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, _MENDABLE_ONLY_BY_PEOPLE) or type(error).__name__ in ("NoCredentialsError", "ProfileNotFound"):
-        return False
-    if isinstance(error, OSError) and error.errno in _PEOPLE_ERRNO and not _status(error):
-        return False
-    status = _status(error)
-    return not status or status >= 500 or status in (408, 429)
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong, in our own words: library messages may quote paths."""
-    name, status = type(error).__name__, _status(error)
-    if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
-        return "no credentials found (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role)"
-    if status in (401, 403):
-        return "the store refused the credentials, they lack the right, or there is no such bucket (HTTP 403)"
-    if isinstance(error, PermissionError):
-        return "permission denied"
-    if name in ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError"):
-        return "the endpoint does not answer"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "no space is left; make room and run the same command again"
-    if isinstance(error, OSError) and error.errno == errno.EROFS:
-        return "it is read-only"
-    if isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return "a part of the path is a file, not a folder"
-    if status:
-        return f"the store answered HTTP {status}"
-    return f"{name}{f' ({os.strerror(error.errno)})' if isinstance(error, OSError) and error.errno else ''}"

@@ -17,11 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prichexy.deid.scan import Canaries
 from prichexy.errors import PrichexyError
 from prichexy.findings import FINDINGS
 from prichexy.imaging import LATERALITIES, VIEWS
 from prichexy.lake.commit import JOB, MANIFEST, SUCCESS, Commit, FileFacts, Job, commit_path, read_manifest
 from prichexy.lake.dicom_files import dicom_path, digest_of_all
+from prichexy.lake.identifiers import IdentifierScan
+from prichexy.lake.lease import is_lease
 from prichexy.lake.shards import QUARANTINE, digest, stamped
 from prichexy.lake.storage import Store
 
@@ -47,6 +50,9 @@ class Report:
         model: name and version, as the manifest has them.
         audited: whether the job's model had a passing audit.
         audit_id: which; ``unaudited`` where there is none.
+        dicom_files: beside the shards; each was checked against the header profile.
+        canaries: how many identifiers were looked for in all bytes.
+        images_looked_at: by the text detector.
         problems: one sentence each; empty means whole.
     """
 
@@ -58,11 +64,14 @@ class Report:
     quarantined: int = 0
     bytes: int = 0
     shards: int = 0
+    dicom_files: int = 0
+    canaries: int = 0
+    images_looked_at: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is missing, double, altered or foreign."""
+        """Whether nothing is missing, double, altered, foreign or identifying."""
         return not self.problems
 
 
@@ -76,16 +85,24 @@ class _ShardFindings:
     problems: list[str]
 
 
-def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> Report:
+def verify(
+    store: Store,
+    advance: Callable[[int], None] = lambda rows: None,
+    canaries: Canaries | None = None,
+    images: int = 0,
+) -> Report:
     """Check a finished publication.
 
     Args:
         store: the destination.
         advance: called with the number of catalog rows each time that a shard has been checked.
+        canaries: identifiers that must not occur in any byte.
+        images: how many of the published images the text detector looks at.
 
     Raises:
         PrichexyError: there is no finished publication.
         StorageFault: the destination can't be read.
+        UsageError: images are to be looked at, and the text networks are not installed.
     """
     store.check_readable()
     manifest = read_manifest(store)
@@ -97,15 +114,21 @@ def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> 
     commits = [Commit.from_facts(entry) for entry in manifest["shards"]]
     if [(commit.row_start, commit.row_stop) for commit in commits] != [job.span(shard) for shard in range(job.shards)]:
         report.problems.append("the shards' row ranges do not cover the catalog exactly once")
+    scan = IdentifierScan.of_job(job, commits, canaries, images)
+    report.canaries = len(canaries) if canaries is not None else 0
+    report.images_looked_at = sum(map(len, scan.images.values()))
     ids, dicom_paths = [], set[str]()
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for commit, findings in zip(commits, pool.map(lambda c: _check_shard(store, job, c), commits), strict=True):
+        for commit, findings in zip(
+            commits, pool.map(lambda c: _check_shard(store, job, c, scan), commits), strict=True
+        ):
             report.shards += 1
             report.published += findings.published
             report.quarantined += findings.quarantined
             report.bytes += findings.bytes
             report.problems += findings.problems
             ids.append(findings.image_ids)
+            report.dicom_files += len(findings.dicom_paths)
             dicom_paths.update(findings.dicom_paths)
             advance(commit.row_stop - commit.row_start)
     every = np.sort(np.concatenate(ids)) if ids else np.empty(0, "S32")
@@ -120,13 +143,16 @@ def verify(store: Store, advance: Callable[[int], None] = lambda rows: None) -> 
     if (counts["published"], counts["quarantined"]) != (report.published, report.quarantined):
         report.problems.append("the manifest's totals differ from what the shards hold")
     report.problems += _foreign_files(store, commits, dicom_paths)
+    if canaries is not None:
+        report.problems += _other_files(store, commits, dicom_paths, scan)
     return report
 
 
-def _check_shard(store: Store, job: Job, commit: Commit) -> _ShardFindings:
+def _check_shard(store: Store, job: Job, commit: Commit, scan: IdentifierScan) -> _ShardFindings:
     problems: list[str] = []
-    data = _read_table(store, commit.data, stamped(job.schema, job.audit_id), problems)
-    quarantine = _read_table(store, commit.quarantine, QUARANTINE, problems)
+    data = _read_table(store, commit.data, stamped(job.schema, job.audit_id), scan, problems)
+    quarantine = _read_table(store, commit.quarantine, QUARANTINE, scan, problems)
+    problems += scan.in_shard(commit.shard, data, quarantine)
     image_ids = data["image_id"].to_pylist()
     for column, may_be_null in (("image_id", False), ("patient_id", True)):
         wrong = sum(
@@ -155,13 +181,13 @@ def _check_shard(store: Store, job: Job, commit: Commit) -> _ShardFindings:
         len(quarantine),
         commit.data.bytes if commit.data else 0,
         np.array([value or "" for value in image_ids], dtype="S32"),
-        _check_dicom(store, commit, data, problems),
+        _check_dicom(store, commit, data, scan, problems),
         problems,
     )
 
 
-def _check_dicom(store: Store, commit: Commit, data: pa.Table, problems: list[str]) -> list[str]:
-    """The paths of the shard's DICOM files, each read and hashed anew."""
+def _check_dicom(store: Store, commit: Commit, data: pa.Table, scan: IdentifierScan, problems: list[str]) -> list[str]:
+    """The paths of the shard's DICOM files, each read, hashed and checked against the profile anew."""
     rows = data.select(["image_id", "dicom"]).to_pylist() if "dicom" in data.column_names else []
     named = [row for row in rows if row["dicom"] is not None]
     if any(row["dicom"] != dicom_path(commit.shard, row["image_id"]) for row in named):
@@ -175,6 +201,7 @@ def _check_dicom(store: Store, commit: Commit, data: pa.Table, problems: list[st
             problems.append(f"{path} is missing")
             continue
         hashes.append((path, digest(content)))
+        problems += scan.in_dicom(path, content)
         size += len(content)
     expected = commit.dicom or FileFacts("", 0, 0, digest_of_all([]))
     if (len(paths), size, digest_of_all(hashes)) != (expected.rows, expected.bytes, expected.sha256):
@@ -182,7 +209,9 @@ def _check_dicom(store: Store, commit: Commit, data: pa.Table, problems: list[st
     return paths
 
 
-def _read_table(store: Store, facts: FileFacts | None, schema: pa.Schema, problems: list[str]) -> pa.Table:
+def _read_table(
+    store: Store, facts: FileFacts | None, schema: pa.Schema, scan: IdentifierScan, problems: list[str]
+) -> pa.Table:
     if facts is None:
         return schema.empty_table()
     try:
@@ -190,6 +219,7 @@ def _read_table(store: Store, facts: FileFacts | None, schema: pa.Schema, proble
     except FileNotFoundError:
         problems.append(f"{facts.path} is missing")
         return schema.empty_table()
+    problems += scan.in_file(facts.path, data, compressed=True)
     if len(data) != facts.bytes or digest(data) != facts.sha256:
         problems.append(f"{facts.path} was altered: its bytes are not those that were committed")
     try:
@@ -242,8 +272,15 @@ def _png_is_sound(png: bytes, width: int, height: int, depth: int) -> bool:
     return sound and position == len(png) and header == (width, height, depth, 0, 0, 0, 0)
 
 
+def _other_files(store: Store, commits: list[Commit], dicom_paths: set[str], scan: IdentifierScan) -> list[str]:
+    """Canaries in job, manifest, commit records and foreign files: all that no shard's check has read."""
+    read = dicom_paths | {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
+    others = sorted(item.path for item in store.list() if item.path not in read)
+    return [problem for path in others for problem in scan.in_file(path, store.read(path))]
+
+
 def _foreign_files(store: Store, commits: list[Commit], dicom_paths: set[str]) -> list[str]:
     known = {JOB, MANIFEST, SUCCESS} | dicom_paths | {commit_path(commit.shard) for commit in commits}
     known |= {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
-    foreign = sum(item.path not in known for item in store.list())
+    foreign = sum(item.path not in known and not is_lease(item.path) for item in store.list())
     return [f"{foreign} files lie in the tree that the manifest does not name"] if foreign else []

@@ -29,7 +29,7 @@ from prichexy.config import PrepareConfig, StorageConfig
 from prichexy.errors import PrichexyError, Quarantined, StorageFault, UsageError
 from prichexy.imaging import DecodeLimits, decode, from_unit, resize, to_unit
 from prichexy.lake.source import read_source
-from prichexy.lake.storage import Store
+from prichexy.lake.storage import Store, StoredObject
 from prichexy.progress import Progress
 
 log = logging.getLogger("prichexy.training.prepare")
@@ -221,7 +221,8 @@ def _fetched(source: Store, planned: pa.Table, max_bytes: int) -> Iterator[bytes
     waiting: deque[Future[bytes | Quarantined]] = deque()
     with ThreadPoolExecutor(source.options.connections) as pool:
         for uri, size in zip(planned["uri"].to_pylist(), planned["size"].to_pylist(), strict=True):
-            waiting.append(pool.submit(read_source, source, uri, size, max_bytes, "an image of the table", True))
+            listed = StoredObject(uri, size, "")  # the plan holds no etags: only another size is noticed
+            waiting.append(pool.submit(read_source, source, listed, max_bytes, "an image of the table", True))
             if len(waiting) > source.options.connections:
                 yield waiting.popleft().result()
         while waiting:

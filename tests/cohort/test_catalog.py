@@ -38,6 +38,20 @@ def test_every_file_is_a_row_once_in_an_order_that_tells_nothing(lake: Path, tmp
     assert count_formats(made, LOCAL) == {"png": 12, "dicom": 13, "other": 1}
 
 
+def test_each_row_holds_what_tells_the_files_next_change(lake: Path, tmp_path: Path) -> None:
+    os.utime(lake / "ward1" / "007.png", ns=(0, 1_600_000_000_123_456_789))
+    made = build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c")), salt=b"s" * 16)
+    rows = {row["uri"]: row for row in read_rows(made, LOCAL, 0, made.rows).to_pylist()}
+    assert rows["ward1/007.png"]["etag"] == "1600000000123456789-7"
+    times = {path: (lake / path).stat().st_mtime_ns for path in rows}
+    assert {path: row["etag"] for path, row in rows.items()} == {
+        path: f"{times[path]}-{row['size']}" for path, row in rows.items()
+    }
+    os.utime(lake / "ward1" / "007.png", ns=(0, 1_600_000_000_123_456_790))
+    again = build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "d")), salt=b"s" * 16)
+    assert again.content != made.content
+
+
 def test_ranges_are_read_across_parts_and_row_groups(
     lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Burned-in text: found in phantoms and real radiographs, covered so that nothing of it stays, marks kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -204,3 +205,12 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks._SHA256, "PP-OCRv6_det_small.onnx", "0" * 64)
     with pytest.raises(UsageError, match="other text networks"):
         networks.require_networks()
+
+
+def test_an_image_that_would_be_covered_to_a_large_part_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Region(0, 0, 100, 60, "text", 0.8)
+    monkeypatch.setattr("prichexy.deid.burned_in.detect", lambda *_: [half])
+    with pytest.raises(Quarantined, match="more than a third of the image"):
+        clean(np.full((120, 100), 90, np.uint8), 8, "redact")
+    monkeypatch.setattr("prichexy.deid.burned_in.detect", lambda *_: [replace(half, height=30)])
+    assert len(clean(np.full((120, 100), 90, np.uint8), 8, "redact").regions) == 1

@@ -6,6 +6,8 @@ DICOM PS3.15 E.3.1, the Clean Pixel Data option. It runs on the native image, be
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from prichexy.deid.burned_in.detection import Region, detect
 from prichexy.deid.burned_in.filling import redact
 from prichexy.deid.burned_in.networks import require_networks
@@ -13,6 +15,10 @@ from prichexy.errors import Quarantined
 from prichexy.imaging.radiograph import Pixels
 
 __all__ = ["BurnedInText", "Cleaned", "Region", "clean", "detect", "redact", "require_networks"]
+
+MOST_COVERED = 1 / 3
+"""Share of an image that text may take up; beyond, the detector has taken anatomy for text, and what it found is
+nothing to go by."""
 
 BurnedInText = Literal["off", "detect-and-quarantine", "redact"]
 
@@ -47,7 +53,8 @@ def clean(pixels_HW: Pixels, bit_depth: int, mode: BurnedInText, full_resolution
         The pixels to go on with, and what was found.
 
     Raises:
-        Quarantined: ``BurnedInText``, in mode "detect-and-quarantine".
+        Quarantined: ``BurnedInText``, in mode "detect-and-quarantine", and in mode "redact" where more than
+            `MOST_COVERED` of the image would be covered.
         UsageError: the text networks are not installed (modes other than "off").
     """
     if mode == "off":
@@ -56,6 +63,12 @@ def clean(pixels_HW: Pixels, bit_depth: int, mode: BurnedInText, full_resolution
     texts = sum(region.kind == "text" for region in regions)
     if texts and mode == "detect-and-quarantine":
         raise Quarantined("deidentify", "BurnedInText", f"text is burned into the image ({texts} regions)")
+    covered = np.zeros(pixels_HW.shape, bool)
+    for region in regions:
+        if region.kind == "text":
+            covered[region.y : region.y + region.height, region.x : region.x + region.width] = True
+    if covered.mean() > MOST_COVERED:
+        raise Quarantined("deidentify", "BurnedInText", "what looks like text takes up more than a third of the image")
     marks = [region for region in regions if region.letter]
     laterality = max(marks, key=lambda mark: mark.score).letter if marks else None
     return Cleaned(redact(pixels_HW, bit_depth, regions) if texts else pixels_HW, regions, laterality)
