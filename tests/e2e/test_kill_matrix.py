@@ -23,16 +23,12 @@ BIN = Path(sys.executable).parent
 POINTS = [
     # where, who is killed
     ("prichexy.anonymize.job:frozen_catalog:before", "driver"),  # before the plan
-    ("prichexy.anonymize.plan:build_catalog:before", "driver"),
     ("prichexy.lake.storage:Store.write:before:_catalog.json", "driver"),  # in the plan: listed, not frozen
-    ("prichexy.lake.commit:claim:before", "driver"),
     ("prichexy.lake.commit:claim:after", "driver"),
     ("prichexy.anonymize.ingest:_ingested:before", "itself"),  # a fetching and decoding worker
-    ("prichexy.anonymize.ingest:_ingested:after", "driver"),
     ("prichexy.anonymize.stages:Obfuscate._obfuscated:before", "itself"),  # the generator's actor
     ("prichexy.anonymize.stages:Obfuscate._obfuscated:before", "driver"),
     ("prichexy.anonymize.stages:encode_png:after", "itself"),
-    ("prichexy.lake.storage:_write_local:before:part-", "itself"),  # before a shard's file
     ("prichexy.lake.storage:_write_local:after:part-", "driver"),  # between shard and commit record
     ("prichexy.lake.storage:_write_local:before:000002.json", "driver"),  # before a commit record
     ("prichexy.lake.storage:_write_local:after:000003.json", "itself"),  # after a commit record
