@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-long lint bench clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -22,6 +22,9 @@ demo: $(READY)  ## the whole job on phantom radiographs, in ./demo
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
+
+test-long: $(READY)  ## kills at every point of the job, failing stores, a lost node: about 20 minutes
+	$(BIN)/python -m pytest -m long
 
 lint: $(READY)  ## style, types, and which module may import which
 	$(BIN)/ruff check .

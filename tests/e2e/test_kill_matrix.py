@@ -17,7 +17,7 @@ from prichexy.lake.commit import read_manifest
 from prichexy.lake.storage import Store
 from tests.e2e.conftest import prichexy
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 BIN = Path(sys.executable).parent
 
 POINTS = [
@@ -85,6 +85,7 @@ def check_what_a_reader_sees(out: Path) -> None:
         assert read_manifest(Store(str(out))) is None
 
 
+@pytest.mark.long
 def test_killed_at_every_point_in_turn_it_ends_with_the_undisturbed_rows(
     lake: Path, flags: list[str], tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_status_follows_a_running_job_from_outside(lake: Path, flags: list[str],
     assert seen["published"] + sum(seen["quarantined"].values()) == seen["done"]
 
 
+@pytest.mark.long
 def test_a_node_that_is_removed_costs_no_row(
     lake: Path, flags: list[str], model: Path, secret_file: Path, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 
 from prichexy.cohort.catalog import build_catalog
 from prichexy.cohort.phantom import PhantomCohort, write_mixed
@@ -18,7 +19,7 @@ from prichexy.lake.storage import ObjectChanged, Store, StoredObject, _filesyste
 from tests.e2e.conftest import S3Server, prichexy
 from tests.e2e.fault_proxy import KINDS, FaultProxy
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 BUCKET = "faults"
 ROWS_PER_SHARD = 8
 
@@ -79,11 +80,14 @@ def credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """For stores that the test itself opens."""
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
-    _filesystem.cache_clear()
+    for forget in (_filesystem.cache_clear, S3FileSystem.clear_instance_cache):  # both keep earlier tests' credentials
+        forget()
     yield
-    _filesystem.cache_clear()
+    for forget in (_filesystem.cache_clear, S3FileSystem.clear_instance_cache):
+        forget()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_job_over_a_store_that_fails_now_and_then_publishes_the_same(
     s3: S3Server,
@@ -103,6 +107,7 @@ def test_a_job_over_a_store_that_fails_now_and_then_publishes_the_same(
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_store_that_dies_ends_the_job_in_one_sentence_and_the_same_command_goes_on(
     s3: S3Server,
