@@ -20,8 +20,10 @@ from prichexy.cohort.phantom import PhantomCohort, write_mixed
 from prichexy.config import (
     AnonymizeConfig,
     AuditConfig,
+    BurnedInText,
     CatalogConfig,
     CompareConfig,
+    DeidConfig,
     PrepareConfig,
     RayConfig,
     SplitConfig,
@@ -49,7 +51,7 @@ SIZE = 64
 """Edge of the training table's images: small networks learn from them in a minute a stage."""
 
 
-def run(folder: Path, patients: int, seed: int, size: int = 512) -> dict[str, Any]:
+def run(folder: Path, patients: int, seed: int, size: int = 512, text: BurnedInText = "redact") -> dict[str, Any]:
     """Draw a lake, train a model on it, audit and compare it, publish the lake, verify it, picture one radiograph.
 
     Args:
@@ -57,6 +59,7 @@ def run(folder: Path, patients: int, seed: int, size: int = 512) -> dict[str, An
         patients: how many phantom patients; about a third of them judge the model.
         seed: of cohort, splits and networks.
         size: edge of the phantoms' images, in pixels.
+        text: what is done about text in the pixels; of phantoms below 512 px the anatomy itself is taken for text.
 
     Returns:
         The demo's figures, in the order in which a person reads them.
@@ -88,6 +91,7 @@ def run(folder: Path, patients: int, seed: int, size: int = 512) -> dict[str, An
                 secret_file=key,
                 allow_unaudited=not allowed,
                 tracking_uri=_tracking(folder),
+                deid=DeidConfig(burned_in_text=text),
             )
         )
     with Progress("verify", summary.rows) as progress:

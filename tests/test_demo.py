@@ -17,7 +17,7 @@ PATIENTS = 75  # of whom enough judge the model
 @pytest.mark.timeout(1500)  # minutes of training, and CI has other tests beside it
 @pytest.mark.usefixtures("local_ray")
 def test_the_demo_trains_audits_and_publishes_its_lake(tmp_path: Path) -> None:
-    figures = run(tmp_path / "demo", PATIENTS, seed=1, size=128)
+    figures = run(tmp_path / "demo", PATIENTS, seed=1, size=128, text="off")
     assert figures["images in"] == figures["published"] + 3
     assert figures["why"] == {"Empty": 1, "NotAnImage": 1, "Truncated": 1}
     assert figures["model"] == "models:/phantom-net/1"
