@@ -215,7 +215,8 @@ def test_nothing_of_a_header_is_told(name, caplog, capfd):
 
 def test_repr_shows_neither_pixels_nor_patient():
     radiograph = decode(dx_file(picture(12), 12))
-    assert repr(radiograph) == "Radiograph(bit_depth=12, view='PA', laterality=None, source_format='dicom')"
+    shown = "bit_depth=12, view='PA', laterality=None, source_format='dicom', declares_text=False"
+    assert repr(radiograph) == f"Radiograph({shown})"
     assert isinstance(radiograph, Radiograph)
 
 
