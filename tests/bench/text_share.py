@@ -1,81 +1,72 @@
-"""What looking for burned-in text costs the whole job: `redact` against `off`, on the same images in one run.
+"""What looking for burned-in text costs an image, beside all else that the job does to it.
 
-The job runs on a local Ray with all cores, publishes real radiographs of 1024 px at 256 px with an untrained
-PriCheXy-Net of the published size, and runs alternately (off, redact, redact at full resolution, off, ...). Counted is
-the streaming of images, from the first fetch to the last commit: milliseconds an image on the wall clock.
+Real radiographs of 1024 px go one after another through the job's own functions on one core: decode, look for text (at
+reduced and at full resolution), resize, obfuscate by an untrained PriCheXy-Net of the published size, encode. Ray and
+storage are left out. Published at 256 px.
 
-    python -m tests.bench.text_share [--images 48] [--rounds 3]
+    python -m tests.bench.text_share [--images 24]
 """
 
 import argparse
-import logging
-import secrets
-import shutil
 import statistics
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import ray
+import cv2
+import torch
 
-from prichexy.anonymize import anonymize
-from prichexy.config import AnonymizeConfig, DeidConfig
-from prichexy.obfuscation import create_untrained
+from prichexy.deid.burned_in import clean, require_networks
+from prichexy.imaging import decode, encode_png, from_unit, resize, to_unit
+from prichexy.obfuscation import create_untrained, load
 from tests.bench import report
 from tests.bench.burned_in_text import radiographs
 
-WAYS = {
-    "off": DeidConfig(burned_in_text="off"),
-    "redact": DeidConfig(),
-    "redact_full_resolution": DeidConfig(full_resolution=True),
-}
-
-
-def milliseconds(place: Path, name: str, way: DeidConfig) -> float:
-    """Of one image, in one run of the job."""
-    config = AnonymizeConfig(
-        source=str(place / "lake"),
-        destination=str(place / name),
-        model=str(place / "model"),
-        secret_file=place / "key",
-        allow_unaudited=True,
-        resolution="256",
-        rows_per_shard=16,
-        chunk=8,
-        deid=way,
-    )
-    return 1000 / anonymize(config).images_per_second
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What burned-in text costs the whole job.")
-    parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(description="What burned-in text costs an image.")
+    parser.add_argument("--images", type=int, default=24)
     given = parser.parse_args()
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    spent: dict[str, list[float]] = {way: [] for way in WAYS}
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    require_networks()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        (place / "lake").mkdir()
-        for file in radiographs("both")[: given.images]:
-            shutil.copy(file, place / "lake")
-        (place / "key").write_bytes(secrets.token_bytes(32))
-        create_untrained("flow-field", place / "model", 0, {})
-        milliseconds(place, "warm", DeidConfig())
-        for number in range(given.rounds):
-            for name, way in WAYS.items():
-                spent[name].append(milliseconds(place, f"{name}-{number}", way))
-    ray.shutdown()
-    medians = {name: statistics.median(values) for name, values in spent.items()}
-    figures = {
-        "images": given.images,
-        "rounds": given.rounds,
-        "milliseconds_an_image": {name: round(value, 1) for name, value in medians.items()},
-        "share_of_the_job": {
-            name: round(1 - medians["off"] / value, 3) for name, value in medians.items() if name != "off"
+        create_untrained("flow-field", Path(folder) / "model", 0, {})
+        obfuscator = load(Path(folder) / "model")
+    spent: dict[str, list[float]] = {}
+
+    def timed(what: str, work: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        result = work()
+        spent.setdefault(what, []).append(1000 * (time.process_time() - began))
+        return result
+
+    for number, file in enumerate(radiographs("both")[: given.images]):
+        data = file.read_bytes()
+        radiograph = timed("decode", lambda data=data: decode(data))
+        levels = radiograph.pixels
+        pixels = timed("text", lambda levels=levels: clean(levels, 8, "redact")).pixels
+        timed("text, full resolution", lambda levels=levels: clean(levels, 8, "redact", full_resolution=True))
+        small = timed("resize", lambda pixels=pixels: resize(pixels, 256, 256))
+        images = torch.from_numpy(to_unit(small, 8))[None, None]
+        with torch.inference_mode():
+            seeds = torch.tensor([number])
+            output = timed("obfuscate", lambda images=images, seeds=seeds: obfuscator(images, seeds))
+        timed("encode", lambda output=output: encode_png(from_unit(output[0, 0].numpy(), 8), 8))
+    medians = {what: statistics.median(values) for what, values in spent.items()}
+    rest = sum(value for what, value in medians.items() if not what.startswith("text"))
+    report(
+        "text_share",
+        {
+            "images": given.images,
+            "CPU milliseconds an image, median": {what: round(value, 1) for what, value in medians.items()},
+            "share of the job's CPU time": {
+                what: round(medians[what] / (rest + medians[what]), 3) for what in ("text", "text, full resolution")
+            },
         },
-        "all_rounds": {name: [round(value, 1) for value in values] for name, values in spent.items()},
-    }
-    report("text_share", figures)
+    )
 
 
 if __name__ == "__main__":
