@@ -14,6 +14,7 @@ from prichexy.deid import LinkRecipient, ProfileOptions, Pseudonyms
 from prichexy.errors import PrichexyError, Quarantined
 from prichexy.imaging import DecodeLimits
 from prichexy.lake.commit import Job
+from prichexy.lake.identifiers import profile_options
 from prichexy.lake.shards import DICOM_FILE, HEADER_COLUMNS, PUBLISHED, QUARANTINE
 
 P = ParamSpec("P")
@@ -89,13 +90,7 @@ class Work:
     @property
     def profile(self) -> ProfileOptions:
         """The options of the header profile."""
-        return ProfileOptions(
-            modified_dates=self.deid.modified_dates,
-            patient_characteristics=self.deid.patient_characteristics,
-            device_identity=self.deid.device_identity,
-            pixels_cleaned=self.deid.burned_in_text != "off",
-            safe_private=self.deid.private_attributes,
-        )
+        return profile_options(self.deid)
 
 
 def guarded(stage: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -72,14 +72,7 @@ class IdentifierScan:
             settings = DeidConfig(**{**job.deid, "columns": job.columns})
         except (TypeError, ValidationError):
             raise PrichexyError("the manifest names settings of de-identification that don't exist") from None
-        options = ProfileOptions(
-            modified_dates=settings.modified_dates,
-            patient_characteristics=settings.patient_characteristics,
-            device_identity=settings.device_identity,
-            pixels_cleaned=settings.burned_in_text != "off",
-            safe_private=settings.private_attributes,
-        )
-        return cls(options, canaries, _sample(commits, images))
+        return cls(profile_options(settings), canaries, _sample(commits, images))
 
     def in_shard(self, shard: int, data: pa.Table, quarantine: pa.Table) -> list[str]:
         """Problems in the rows of a shard: patterns and canaries in text, canaries and text in images."""
@@ -136,6 +129,17 @@ class IdentifierScan:
     def _found(self, data: bytes, place: str, least_bytes: int = 0) -> list[str]:
         found = self.canaries.found_in(data, least_bytes) if self.canaries is not None else 0
         return [f"{place} {found} of the canaries"] if found else []
+
+
+def profile_options(settings: DeidConfig) -> ProfileOptions:
+    """The options of the header profile that these settings mean."""
+    return ProfileOptions(
+        modified_dates=settings.modified_dates,
+        patient_characteristics=settings.patient_characteristics,
+        device_identity=settings.device_identity,
+        pixels_cleaned=settings.burned_in_text != "off",
+        safe_private=settings.private_attributes,
+    )
 
 
 def _text_columns(table: pa.Table) -> list[tuple[str, set[str]]]:

@@ -5,7 +5,6 @@ by chunk and decoded, and whatever lies in the tree without being named by the m
 """
 
 import io
-import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prichexy.deid.scan import Canaries
+from prichexy.deid.scan.patterns import PSEUDONYM
 from prichexy.errors import PrichexyError
 from prichexy.findings import FINDINGS
 from prichexy.imaging import LATERALITIES, VIEWS
@@ -28,7 +28,6 @@ from prichexy.lake.lease import is_lease
 from prichexy.lake.shards import QUARANTINE, digest, stamped
 from prichexy.lake.storage import Store
 
-PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = {b"IHDR", b"sBIT", b"IDAT", b"IEND"}
 """What our encoder writes; any other chunk (text, time, EXIF, colour profile) could carry an identifier."""
@@ -142,9 +141,11 @@ def verify(
     counts = manifest["counts"]
     if (counts["published"], counts["quarantined"]) != (report.published, report.quarantined):
         report.problems.append("the manifest's totals differ from what the shards hold")
-    report.problems += _foreign_files(store, commits, dicom_paths)
-    if canaries is not None:
-        report.problems += _other_files(store, commits, dicom_paths, scan)
+    checked = dicom_paths | {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
+    others = sorted(item.path for item in store.list() if item.path not in checked)
+    report.problems += _foreign_files(others, commits)
+    if canaries is not None:  # also in job, manifest and commit records, which no shard's check has read
+        report.problems += [problem for path in others for problem in scan.in_file(path, store.read(path))]
     return report
 
 
@@ -272,15 +273,7 @@ def _png_is_sound(png: bytes, width: int, height: int, depth: int) -> bool:
     return sound and position == len(png) and header == (width, height, depth, 0, 0, 0, 0)
 
 
-def _other_files(store: Store, commits: list[Commit], dicom_paths: set[str], scan: IdentifierScan) -> list[str]:
-    """Canaries in job, manifest, commit records and foreign files: all that no shard's check has read."""
-    read = dicom_paths | {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
-    others = sorted(item.path for item in store.list() if item.path not in read)
-    return [problem for path in others for problem in scan.in_file(path, store.read(path))]
-
-
-def _foreign_files(store: Store, commits: list[Commit], dicom_paths: set[str]) -> list[str]:
-    known = {JOB, MANIFEST, SUCCESS} | dicom_paths | {commit_path(commit.shard) for commit in commits}
-    known |= {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
-    foreign = sum(item.path not in known and not is_lease(item.path) for item in store.list())
+def _foreign_files(others: list[str], commits: list[Commit]) -> list[str]:
+    known = {JOB, MANIFEST, SUCCESS} | {commit_path(commit.shard) for commit in commits}
+    foreign = sum(path not in known and not is_lease(path) for path in others)
     return [f"{foreign} files lie in the tree that the manifest does not name"] if foreign else []
