@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray
 
 from prichexy.anonymize.careful import Careful, bounded, out_of_memory
-from prichexy.anonymize.work import INGESTED, SMALL, Row, Work, guarded, pseudonyms, quarantined
+from prichexy.anonymize.work import INGESTED, SMALL, Row, Work, guarded, pseudonyms, set_aside
 from prichexy.cohort.catalog import read_rows
 from prichexy.deid import LinkRow, Pseudonyms, deidentify, header_bytes, published_columns, read_header
 from prichexy.deid.burned_in import clean
@@ -84,7 +84,7 @@ def _carefully(source: Store, listed: list[Row], work: Work) -> list[Row]:
                 stream = careful(row, _fetched(source, row, work), work)
             except Quarantined as error:
                 image_id = pseudonyms(work.secret_file).image_id(row["uri"])
-                rows.append({"row_id": row["row_id"], "image_id": image_id} | quarantined(error))
+                rows.append(set_aside({"row_id": row["row_id"], "image_id": image_id}, error))
             else:
                 rows += pa.ipc.open_stream(stream).read_all().to_pylist()
     return rows
@@ -120,9 +120,9 @@ def _ingested(row: Row, data: bytes | Quarantined, keys: Pseudonyms, work: Work)
             raise data
         return facts | _decoded(row, facts["image_id"], data, keys, work)
     except Quarantined as error:
-        return facts | quarantined(error)
+        return set_aside(facts, error)
     except MemoryError:
-        return facts | quarantined(out_of_memory(work.job.limits["memory"]))
+        return set_aside(facts, out_of_memory(work.job.limits["memory"]))
 
 
 def _decoded(row: Row, image_id: str, data: bytes, keys: Pseudonyms, work: Work) -> Row:

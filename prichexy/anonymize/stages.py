@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import ray
 import torch
 
-from prichexy.anonymize.work import ENCODED, FACTS, OBFUSCATED, Row, Work, guarded, pseudonyms, quarantined
+from prichexy.anonymize.work import ENCODED, FACTS, OBFUSCATED, Row, Work, grey_levels, guarded, pseudonyms, set_aside
 from prichexy.deid import dicom_bytes, read_header
 from prichexy.errors import Quarantined
 from prichexy.imaging import encode_png, from_unit, to_unit
@@ -46,7 +46,7 @@ class Obfuscate:
         for number, pixels in zip(good, self._obfuscated(table, rows, good), strict=True):
             if pixels is None:
                 error = Quarantined("obfuscate", "NotFinite", "the model's output holds values that are no numbers")
-                rows[number] = {name: rows[number][name] for name in ("row_id", "image_id")} | quarantined(error)
+                rows[number] = set_aside(rows[number], error)
             else:
                 rows[number]["pixels"] = pixels.tobytes()
         return pa.Table.from_pylist(rows, OBFUSCATED)
@@ -70,8 +70,7 @@ class Obfuscate:
 
     def _unit(self, data: pa.Buffer, row: Row, height: int, width: int) -> torch.Tensor:
         """Grey levels -> (1, H, W) float32 in [0, 1] on the actor's device."""
-        dtype = np.uint8 if row["bit_depth"] == 8 else np.uint16
-        pixels = np.frombuffer(data, dtype).reshape(height, width)
+        pixels = grey_levels(data, row, height, width)
         return torch.from_numpy(to_unit(pixels, row["bit_depth"])).unsqueeze(0).to(self.device)
 
 
@@ -87,15 +86,13 @@ def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
             row["model_version"] = work.model_version
             if row["reason"] is not None:
                 continue
-            dtype = np.uint8 if row["bit_depth"] == 8 else np.uint16
-            pixels = np.frombuffer(table["pixels"][number].as_buffer(), dtype).reshape(row["height"], row["width"])
+            pixels = grey_levels(table["pixels"][number].as_buffer(), row, row["height"], row["width"])
             row["image"] = {"bytes": encode_png(pixels, row["bit_depth"]), "path": f"{row['image_id']}.png"}
             if row["header"] is not None:
                 try:
                     file = _dicom(row, pixels, work)
                 except Quarantined as error:
-                    kept = {name: row[name] for name in ("row_id", "image_id", "model_version")}
-                    rows[number] = kept | quarantined(error)
+                    rows[number] = set_aside(row, error) | {"model_version": work.model_version}
                 else:
                     waiting.append((row, pool.submit(_put_dicom, row, file, work)))
         for row, written in waiting:

@@ -6,6 +6,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from prichexy.cohort.catalog import Catalog
@@ -117,9 +118,15 @@ def guarded(stage: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def quarantined(error: Quarantined) -> Row:
-    """What a row says of why it is not published."""
-    return {"stage": error.stage, "reason": error.reason, "message": error.message}
+def set_aside(row: Row, error: Quarantined) -> Row:
+    """All that is left of a row that is not published: its ids, and why."""
+    why = {"stage": error.stage, "reason": error.reason, "message": error.message}
+    return {"row_id": row["row_id"], "image_id": row["image_id"], **why}
+
+
+def grey_levels(data: pa.Buffer, row: Row, height: int, width: int) -> "np.ndarray[Any, Any]":
+    """The pixels of a row from their bytes: (H, W), uint8 at depth 8, else uint16; read-only."""
+    return np.frombuffer(data, np.uint8 if row["bit_depth"] == 8 else np.uint16).reshape(height, width)
 
 
 @lru_cache(maxsize=1)

@@ -32,14 +32,23 @@ def create_secret_file(path: Path) -> None:
     Raises:
         UsageError: the file exists (a secret is never overwritten) or its folder can't be written.
     """
+    write_key_file(path, secrets.token_bytes(SECRET_BYTES), "secret")
+
+
+def write_key_file(path: Path, content: bytes, what: str, mode: int = 0o600) -> None:
+    """Write a new file of this mode; `what` it holds stands in the errors.
+
+    Raises:
+        UsageError: the file exists or can't be written.
+    """
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
-        raise UsageError(f"{path} exists; a secret is never overwritten: choose another file") from None
+        raise UsageError(f"{path} exists; a {what} is never overwritten: choose another file") from None
     except OSError as error:
-        raise UsageError(f"the secret file {path} can't be written: {error.strerror}") from None
+        raise UsageError(f"the {what} file {path} can't be written: {error.strerror}") from None
     with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(SECRET_BYTES))
+        file.write(content)
 
 
 def read_secret_file(path: Path | None) -> bytes:

@@ -7,7 +7,6 @@ A seal hides what a row says, not who wrote it: anybody with the public half can
 """
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Self
 import pyrage
 from pyrage import x25519
 
+from prichexy.deid.keys import write_key_file
 from prichexy.errors import PrichexyError, UsageError
 
 _SECRET_PREFIX = "AGE-SECRET-KEY-"
@@ -54,23 +54,12 @@ def create_custodian_key(path: Path) -> None:
         UsageError: one of the two files exists (a key is never overwritten) or can't be written.
     """
     identity = x25519.Identity.generate()
-    _write_new(path, str(identity), 0o600)
+    write_key_file(path, f"{identity}\n".encode(), "key")
     try:
-        _write_new(Path(f"{path}.pub"), str(identity.to_public()), 0o644)
+        write_key_file(Path(f"{path}.pub"), f"{identity.to_public()}\n".encode(), "key", 0o644)
     except UsageError:
         path.unlink()
         raise
-
-
-def _write_new(path: Path, key: str, mode: int) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError:
-        raise UsageError(f"{path} exists; a key is never overwritten: choose another file") from None
-    except OSError as error:
-        raise UsageError(f"the key file {path} can't be written: {error.strerror}") from None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{key}\n")
 
 
 def _read(path: Path, what: str) -> str:

@@ -6,10 +6,8 @@ DICOM PS3.15 E.3.1, the Clean Pixel Data option. It runs on the native image, be
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from prichexy.deid.burned_in.detection import Region, detect
-from prichexy.deid.burned_in.filling import redact
+from prichexy.deid.burned_in.filling import redact, text_mask
 from prichexy.deid.burned_in.networks import require_networks
 from prichexy.errors import Quarantined
 from prichexy.imaging.radiograph import Pixels
@@ -63,11 +61,7 @@ def clean(pixels_HW: Pixels, bit_depth: int, mode: BurnedInText, full_resolution
     texts = sum(region.kind == "text" for region in regions)
     if texts and mode == "detect-and-quarantine":
         raise Quarantined("deidentify", "BurnedInText", f"text is burned into the image ({texts} regions)")
-    covered = np.zeros(pixels_HW.shape, bool)
-    for region in regions:
-        if region.kind == "text":
-            covered[region.y : region.y + region.height, region.x : region.x + region.width] = True
-    if covered.mean() > MOST_COVERED:
+    if texts and text_mask(pixels_HW.shape, regions).mean() > MOST_COVERED:
         raise Quarantined("deidentify", "BurnedInText", "what looks like text takes up more than a third of the image")
     marks = [region for region in regions if region.letter]
     laterality = max(marks, key=lambda mark: mark.score).letter if marks else None

@@ -20,6 +20,15 @@ Mask = NDArray[np.bool_]
 Levels = NDArray[np.float32]
 
 
+def text_mask(shape: tuple[int, ...], regions: Iterable[Region]) -> Mask:
+    """Where an image of this shape (H, W) is covered: True in each box of text, laterality marks left out."""
+    covered_HW = np.zeros(shape, bool)
+    for region in regions:
+        if region.kind == "text":
+            covered_HW[region.y : region.y + region.height, region.x : region.x + region.width] = True
+    return covered_HW
+
+
 def redact(pixels_HW: Pixels, bit_depth: int, regions: Iterable[Region]) -> Pixels:
     """The image with its text covered; laterality marks stay, except where a box of text overlaps them.
 
@@ -32,10 +41,7 @@ def redact(pixels_HW: Pixels, bit_depth: int, regions: Iterable[Region]) -> Pixe
         (H, W) of the same type and range; a copy. The same input gives the same pixels everywhere.
     """
     cleaned_HW = pixels_HW.copy()
-    covered_HW = np.zeros(pixels_HW.shape, bool)
-    for region in regions:
-        if region.kind == "text":
-            covered_HW[region.y : region.y + region.height, region.x : region.x + region.width] = True
+    covered_HW = text_mask(pixels_HW.shape, regions)
     near_HW = cv2.dilate(covered_HW.astype(np.uint8), np.ones((2 * _RING + 1, 2 * _RING + 1), np.uint8))
     number, labels, statistics, _ = cv2.connectedComponentsWithStats(near_HW)
     for k in range(1, number):
