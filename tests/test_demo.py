@@ -35,8 +35,8 @@ def test_the_demo_trains_audits_and_publishes_its_lake(tmp_path: Path) -> None:
         assert f"{rows[2]['attackers'][name]:.2f}" == figures["attackers"][name]
     assert all(row["label"] in figures["compared"] for row in rows)
     assert "this demo&#39;s PriCheXy-Net" in comparison.read_text()
-    manifest = json.loads((tmp_path / "demo" / "published" / "_MANIFEST.json").read_text())
-    assert manifest["job"]["audited"] is False, "linear metrics find phantoms again: this verdict is no"
+    manifest = json.loads((tmp_path / "demo" / "published" / "_snapshots/0001/_MANIFEST.json").read_text())
+    assert manifest["jobs"][-1]["audited"] is False, "linear metrics find phantoms again: this verdict is no"
     assert figures["verdict"].startswith("The strongest attacker")
     sheet = np.asarray(Image.open(figures["before and after"])).astype(int)
     side = (sheet.shape[1] - 16) // 3

@@ -39,7 +39,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     assert run("link", "keygen", "custodian.key")[0] == 0
     recipient = LinkRecipient.from_file(Path("custodian.key.pub"))
     for shard in range(2):
-        write_links(Store("links"), shard, [recipient.seal(row) for row in ROWS[2 * shard : 2 * shard + 2]])
+        write_links(Store("links"), 1, shard, [recipient.seal(row) for row in ROWS[2 * shard : 2 * shard + 2]])
     return ["link", "show", "links", "--key-file", "custodian.key"]
 
 
@@ -119,7 +119,7 @@ def test_csvs_hold_the_chosen_rows_only(table: list[str]) -> None:
 def test_a_uid_with_two_new_ones_leaves_no_csv(table: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     recipient = LinkRecipient.from_file(Path("custodian.key.pub"))
     other = LinkRow("e", "5" * 32, "H", "0099", "c" * 32, {"1.2.9": "2.25.99"})
-    write_links(Store("links"), 2, [recipient.seal(other)])
+    write_links(Store("links"), 1, 2, [recipient.seal(other)])
     assert run(*table, "--csv", "midi")[0] == 1
     told = capsys.readouterr().err
     assert "a UID has two new ones" in told

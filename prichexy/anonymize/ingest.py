@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 
 from prichexy.anonymize.careful import Careful, bounded, out_of_memory
+from prichexy.anonymize.metrics import WatchedStore, fetched, timed
 from prichexy.anonymize.work import INGESTED, SMALL, Row, Work, guarded, pseudonyms, set_aside
 from prichexy.cohort.catalog import read_rows
 from prichexy.deid import LinkRow, Pseudonyms, deidentify, header_bytes, published_columns, read_header
@@ -24,8 +25,9 @@ from prichexy.deid.burned_in import clean
 from prichexy.errors import Quarantined
 from prichexy.imaging import Radiograph, decode, resize
 from prichexy.imaging.radiograph import Pixels
+from prichexy.lake.listing import StoredObject
 from prichexy.lake.source import read_source
-from prichexy.lake.storage import Store, StoredObject
+from prichexy.lake.storage import Store
 
 
 @guarded("ingest")
@@ -43,7 +45,7 @@ def ingest(number: pa.Table, spans: "np.ndarray[Any, np.dtype[np.int64]]", work:
     Raises:
         StorageFault: the lake failed; never one image's fault.
     """
-    source = Store(work.catalog.root, work.storage)
+    source = WatchedStore(work.catalog.root, work.storage)
     keys = pseudonyms(work.secret_file)
     start, stop = spans[number["id"][0].as_py()].tolist()
     listed = read_rows(work.catalog, work.storage, start, stop).to_pylist()
@@ -64,12 +66,13 @@ def _together(source: Store, listed: list[Row], keys: Pseudonyms, work: Work) ->
     """The rows, their files fetched beside each other; None where memory does not hold so many."""
     try:
         with ThreadPoolExecutor(work.storage.connections) as pool:
-            fetched = pool.map(lambda row: _fetched(source, row, work), listed)
-            return [_bounded(row, data, keys, work) for row, data in zip(listed, fetched, strict=True)]
+            files = pool.map(lambda row: _fetched(source, row, work), listed)
+            return [_bounded(row, data, keys, work) for row, data in zip(listed, files, strict=True)]
     except MemoryError:
         return None
 
 
+@timed("decode")
 def _bounded(row: Row, data: bytes | Quarantined, keys: Pseudonyms, work: Work) -> Row:
     with bounded(work.job.limits["memory"], work.job.limits["seconds"]):
         return _ingested(row, data, keys, work)
@@ -81,7 +84,7 @@ def _carefully(source: Store, listed: list[Row], work: Work) -> list[Row]:
     with Careful(ingested_alone, work.job.limits["memory"], work.job.limits["seconds"]) as careful:
         for row in listed:
             try:
-                stream = careful(row, _fetched(source, row, work), work)
+                stream = timed("decode")(careful)(row, _fetched(source, row, work), work)
             except Quarantined as error:
                 image_id = pseudonyms(work.secret_file).image_id(row["uri"])
                 rows.append(set_aside({"row_id": row["row_id"], "image_id": image_id}, error))
@@ -106,10 +109,13 @@ def ingested_alone(row: Row, data: bytes | Quarantined, work: Work) -> bytes:
     return written
 
 
+@timed("fetch")
 def _fetched(source: Store, row: Row, work: Work) -> bytes | Quarantined:
     where = f"row {row['row_id']} of the catalog"
     listed = StoredObject(row["uri"], row["size"], row["etag"])
-    return read_source(source, listed, work.limits.max_bytes, where, work.allow_missing)
+    data = read_source(source, listed, work.limits.max_bytes, where, work.allow_missing)
+    fetched(data)
+    return data
 
 
 def _ingested(row: Row, data: bytes | Quarantined, keys: Pseudonyms, work: Work) -> Row:

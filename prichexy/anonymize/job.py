@@ -16,17 +16,20 @@ import ray
 import ray.data
 
 from prichexy.anonymize.ingest import ingest
-from prichexy.anonymize.plan import allowed_by, check_resolution, frozen_catalog, job_of, work_of
+from prichexy.anonymize.plan import allowed_by, begun, check_resolution, frozen_catalog, job_of, work_of
 from prichexy.anonymize.stages import Obfuscate, encode, publish
 from prichexy.anonymize.stopping import Stop, stoppable
-from prichexy.anonymize.work import Work
+from prichexy.anonymize.work import Work, pseudonyms
 from prichexy.cluster import Capacity, connected
+from prichexy.cohort.catalog import Catalog, replacing
 from prichexy.config import AnonymizeConfig, secret_file
 from prichexy.deid import LinkRecipient, Pseudonyms, read_secret_file
 from prichexy.deid.burned_in import require_networks
 from prichexy.errors import PrichexyError, StorageFault, UsageError
-from prichexy.lake.commit import Job, claim, committed_shards, finish, read_job, read_manifest
+from prichexy.lake.commit import committed_shards
+from prichexy.lake.job import Job, claim, current_snapshot
 from prichexy.lake.lease import Lease, held
+from prichexy.lake.snapshots import finish, jobs_of, read_manifest
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import to_bytes
 from prichexy.progress import Progress
@@ -44,12 +47,15 @@ class Summary:
 
     Attributes:
         destination: where the shards are.
-        model: name/version.
+        snapshot: which one readers see now; the figures below are of all that it holds.
+        model: name/version, of its own job.
         audited: whether the model had a passing audit.
         audit_id: which; ``unaudited`` where there is none.
-        rows: source files in the catalog.
+        new: source files of the snapshot's own catalog.
+        rows: these, and those of earlier snapshots' catalogs.
         published: of them in shards.
         quarantined: of them in quarantine.
+        replaced: of them published once and anew since, from a source file that changed.
         reasons: quarantined, by reason.
         shards: shards in the destination.
         resumed: shards that earlier runs had committed.
@@ -59,16 +65,20 @@ class Summary:
         text_covered: published images in which burned-in text was covered.
         dicom_files: written beside the shards.
         skipped: files of the lake that the catalog leaves out.
+        gone: files published or quarantined earlier that the lake does not hold any more.
         catalog: the private catalog, which `prichexy quarantine` takes.
     """
 
     destination: str
+    snapshot: int
     model: str
     audited: bool
     audit_id: str
+    new: int
     rows: int
     published: int
     quarantined: int
+    replaced: int
     shards: int
     resumed: int
     seconds: float
@@ -77,6 +87,7 @@ class Summary:
     text_covered: int
     dicom_files: int
     skipped: int
+    gone: int
     catalog: str
     reasons: dict[str, int] = field(default_factory=dict)
 
@@ -94,7 +105,7 @@ def anonymize(config: AnonymizeConfig) -> Summary:
     """
     began = time.monotonic()
     secret = secret_file(config.secret_file)
-    pseudonyms = Pseudonyms.from_file(secret)
+    keys = Pseudonyms.from_file(secret)
     assert secret is not None
     destination = Store(config.destination, config.storage)
     if config.deid.burned_in_text != "off":
@@ -106,14 +117,17 @@ def anonymize(config: AnonymizeConfig) -> Summary:
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
         registry = Registry(config.tracking_uri)
         model = registry.fetch(config.model, Path(folder))
-        there = read_job(destination)
-        audit = allowed_by(registry, model, config, read_secret_file(secret), there)
+        audit = allowed_by(registry, model, config, read_secret_file(secret), begun(config, keys))
         check_resolution(model, config)
         weights = to_bytes(model.folder)
     destination.check_writable()
-    with held(destination, lambda machine: pseudonyms.fingerprint("machine", machine)) as lease, stoppable() as stop:
-        catalog = frozen_catalog(config, pseudonyms, resume=read_job(destination) is not None)
-        job = job_of(config, catalog, model, audit, pseudonyms)
+    with held(destination, lambda machine: keys.fingerprint("machine", machine)) as lease, stoppable() as stop:
+        going_on = begun(config, keys)
+        catalog = frozen_catalog(config, keys, going_on)
+        if not catalog.rows:
+            return _nothing_new(destination, catalog, began)
+        snapshot = going_on.snapshot if going_on else current_snapshot(destination) + 1
+        job = job_of(config, catalog, model, audit, keys, snapshot)
         claim(destination, job)
         work = work_of(config, catalog, job, secret.absolute(), recipient)
         return _published(config, work, weights, (lease, stop), began)
@@ -124,9 +138,15 @@ def _published(
 ) -> Summary:
     """Publish what is not committed yet, and tell what the destination holds then."""
     destination, job = Store(config.destination, config.storage), work.job
-    committed = committed_shards(destination)
+    committed = committed_shards(destination, job.snapshot)
     todo = [shard for shard in range(job.shards) if shard not in committed]
-    log.info("plan: %d images in %d shards, %d shards committed before", job.rows, job.shards, len(committed))
+    log.info(
+        "plan: snapshot %d, %d images in %d shards, %d shards committed before",
+        job.snapshot,
+        job.rows,
+        job.shards,
+        len(committed),
+    )
     streaming = 0.0
     if todo:
         with connected(config.ray) as capacity:
@@ -134,27 +154,57 @@ def _published(
             streaming = _stream(work, todo, ray.put(weights), capacity, *guards)
     for guard in guards:
         guard.check()
-    manifest = read_manifest(destination) if not todo else None
-    manifest = manifest or finish(destination, job)
+    manifest = read_manifest(destination, job.snapshot) if not todo else None
+    if manifest is None:
+        keys = pseudonyms(work.secret_file)
+        manifest = finish(destination, job, {keys.image_id(uri) for uri in replacing(work.catalog, work.storage)})
     done = sum(stop - start for start, stop in map(job.span, todo))
+    rate = round(done / streaming, 2) if streaming else 0.0
+    return _summary(destination, manifest, work.catalog, began, new=job.rows, resumed=len(committed), rate=rate)
+
+
+def _nothing_new(destination: Store, catalog: Catalog, began: float) -> Summary:
+    """Of an increment to which the lake adds nothing."""
+    manifest = read_manifest(destination)
+    if manifest is None:
+        raise StorageFault(f"{destination.uri} has no whole snapshot: run `prichexy verify`")
+    log.info("catalog: nothing is new or changed since snapshot %d", manifest["snapshot"])
+    return _summary(destination, manifest, catalog, began, new=0, resumed=0, rate=0.0)
+
+
+def _summary(
+    destination: Store,
+    manifest: dict[str, Any],
+    catalog: Catalog,
+    began: float,
+    *,
+    new: int,
+    resumed: int,
+    rate: float,
+) -> Summary:
+    counts, job = manifest["counts"], jobs_of(manifest)[-1]
     return Summary(
-        destination=config.destination,
-        model=work.model_version,
+        destination=destination.uri,
+        snapshot=manifest["snapshot"],
+        model=job.model_version,
         audited=job.audited,
         audit_id=job.audit_id,
-        rows=job.rows,
-        published=manifest["counts"]["published"],
-        quarantined=manifest["counts"]["quarantined"],
+        new=new,
+        rows=counts["rows"],
+        published=counts["published"],
+        quarantined=counts["quarantined"],
+        replaced=counts["replaced"],
         reasons=manifest["quarantined"],
-        shards=job.shards,
-        resumed=len(committed),
+        shards=len(manifest["shards"]),
+        resumed=resumed,
         seconds=round(time.monotonic() - began, 2),
-        images_per_second=round(done / streaming, 2) if streaming else 0.0,
-        bytes=manifest["counts"]["bytes"],
-        text_covered=manifest["counts"]["text_covered"],
-        dicom_files=manifest["counts"]["dicom_files"],
-        skipped=work.catalog.skipped,
-        catalog=work.catalog.uri,
+        images_per_second=rate,
+        bytes=counts["bytes"],
+        text_covered=counts["text_covered"],
+        dicom_files=counts["dicom_files"],
+        skipped=catalog.skipped,
+        gone=catalog.gone,
+        catalog=catalog.uri,
     )
 
 

@@ -9,7 +9,7 @@ from prichexy.config import AnonymizeConfig, CatalogConfig
 from prichexy.deid import LinkRecipient, Pseudonyms
 from prichexy.errors import UsageError
 from prichexy.imaging import DecodeLimits
-from prichexy.lake.commit import Job
+from prichexy.lake.job import Job, current_snapshot, read_job
 from prichexy.lake.shards import UNAUDITED
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import load
@@ -17,6 +17,29 @@ from prichexy.registry import ModelVersion, Registry, passing_audit
 from prichexy.verdict import VerdictError, audit_id
 
 log = logging.getLogger("prichexy.anonymize")
+
+
+def begun(config: AnonymizeConfig, pseudonyms: Pseudonyms) -> Job | None:
+    """The job with which this run goes on, be it finished or not; None where the run begins a snapshot.
+
+    Raises:
+        UsageError: the destination holds something else, or was written with another secret.
+        StorageFault: the destination, or a catalog given as source, can't be read.
+    """
+    destination = Store(config.destination, config.storage)
+    there = read_job(destination)
+    if there is not None and there.key_id != pseudonyms.key_id:
+        raise UsageError(
+            f"{config.destination} was written with another project secret (its key_id differs): name that one as "
+            "secret_file, or choose another destination"
+        )
+    if there is None or there.snapshot > current_snapshot(destination):
+        return there
+    given = open_catalog(config.source, config.storage)
+    if given is None:
+        return None if config.increment else there
+    follows = bool(given.follows) and there.catalog == pseudonyms.fingerprint("catalog", given.follows)
+    return None if follows else there
 
 
 def allowed_by(
@@ -62,8 +85,15 @@ def check_resolution(model: ModelVersion, config: AnonymizeConfig) -> None:
         )
 
 
-def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, resume: bool) -> Catalog:
-    """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one."""
+def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: Job | None) -> Catalog:
+    """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one.
+
+    A new one of a destination that has snapshots holds what is new or changed since the last, which may be nothing.
+
+    Raises:
+        UsageError: a setting is missing or does not fit, or the catalog of an earlier run is gone.
+        StorageFault: a store failed; the same command goes on.
+    """
     given = open_catalog(config.source, config.storage)
     if given is not None:
         if config.labels or config.exclude:
@@ -75,35 +105,63 @@ def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, resume: bool
             "setting work_dir is missing: name a private place for the catalog, since it names source files "
             "(or make one with `prichexy catalog` and give it as SOURCE)"
         )
-    place = f"{destination.root}.private/catalog"
-    if config.work_dir is not None:  # which several jobs may share
-        place = f"{config.work_dir}/catalog-{pseudonyms.fingerprint('destination', destination.place)[:12]}"
-    frozen = open_catalog(place, config.storage) if resume else None
-    if frozen is not None:
+    if going_on is not None:
+        place = _catalog_place(config, pseudonyms, going_on.snapshot)
+        frozen = open_catalog(place, config.storage)
+        if frozen is None:
+            raise UsageError(f"the catalog of the job in {config.destination} is gone from {place}: restore it")
         return frozen
-    if resume:
-        raise UsageError(f"the catalog of the job in {config.destination} is gone from {place}: restore it")
+    last = current_snapshot(destination)
+    since, place = (_catalog_place(config, pseudonyms, number) for number in (last, last + 1))
+    if last and open_catalog(since, config.storage) is None:
+        raise UsageError(
+            f"the catalog of snapshot {last} in {config.destination} is gone from {since}: restore it (or, where that "
+            "job had a catalog as SOURCE, make the next with `prichexy catalog --since`)"
+        )
     if config.work_dir is None:
         Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(place).parent.chmod(0o700)
     log.info("catalog: listing the lake")
     return build_catalog(
         CatalogConfig(
-            source=config.source, out=place, labels=config.labels, exclude=config.exclude, storage=config.storage
+            source=config.source,
+            out=place,
+            labels=config.labels,
+            exclude=config.exclude,
+            since=since if last else None,
+            storage=config.storage,
         ),
         salt=bytes.fromhex(pseudonyms.fingerprint("catalog-salt")),
     )
 
 
-def job_of(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, audit: str, pseudonyms: Pseudonyms) -> Job:
+def _catalog_place(config: AnonymizeConfig, pseudonyms: Pseudonyms, snapshot: int) -> str:
+    """Where the catalog of a snapshot's job lies; private."""
+    destination = Store(config.destination, config.storage)
+    place = f"{destination.root}.private/catalog"
+    if config.work_dir is not None:  # which several jobs may share
+        place = f"{config.work_dir}/catalog-{pseudonyms.fingerprint('destination', destination.place)[:12]}"
+    return place if snapshot == 1 else f"{place}-{snapshot:04d}"
+
+
+def job_of(
+    config: AnonymizeConfig,
+    catalog: Catalog,
+    model: ModelVersion,
+    audit: str,
+    pseudonyms: Pseudonyms,
+    snapshot: int,
+) -> Job:
     """The job as the destination remembers it: places and catalog as keyed fingerprints only."""
+    # A catalog's snapshots go on with catalogs that lie elsewhere, a lake's with the same lake.
+    lake = catalog.root if catalog.uri == config.source else Store(config.source).place
     return Job(
         rows=catalog.rows,
         rows_per_shard=config.shard_rows,
         resolution=config.resolution,
         chunk=config.chunk,
         limits=config.limits.model_dump(),
-        source=pseudonyms.fingerprint("source", Store(config.source).place, config.labels or "", *config.exclude),
+        source=pseudonyms.fingerprint("source", lake, config.labels or "", *config.exclude),
         catalog=pseudonyms.fingerprint("catalog", catalog.content),
         key_id=pseudonyms.key_id,
         model={
@@ -118,6 +176,7 @@ def job_of(config: AnonymizeConfig, catalog: Catalog, model: ModelVersion, audit
         columns=list(config.deid.columns),
         transfer_syntax=config.transfer_syntax if config.also_dicom else "",
         link=_link(config, pseudonyms),
+        snapshot=snapshot,
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import ray
 import torch
 
+from prichexy.anonymize.metrics import WatchedStore, batched, committed, timed
 from prichexy.anonymize.work import ENCODED, FACTS, OBFUSCATED, Row, Work, grey_levels, guarded, pseudonyms, set_aside
 from prichexy.deid import dicom_bytes, read_header
 from prichexy.errors import Quarantined
@@ -22,7 +23,6 @@ from prichexy.imaging import encode_png, from_unit, to_unit
 from prichexy.lake.commit import commit_shard
 from prichexy.lake.dicom_files import write_dicom
 from prichexy.lake.link import write_links
-from prichexy.lake.storage import Store
 from prichexy.obfuscation import from_bytes
 
 
@@ -39,6 +39,7 @@ class Obfuscate:
         self.pseudonyms = pseudonyms(work.secret_file)
 
     @guarded("obfuscate")
+    @timed("obfuscate")
     def __call__(self, table: pa.Table) -> pa.Table:
         """`INGESTED` -> `OBFUSCATED`: the same rows, their pixels obfuscated."""
         rows = table.select([*FACTS.names, "header"]).to_pylist()
@@ -55,6 +56,7 @@ class Obfuscate:
         """Grey levels of the rows that have pixels, one image at a time; None where the model gave no numbers."""
         if not good:
             return
+        batched(len(good))
         size, pixels, thumbnails = self.work.network_size, table["pixels"], table["thumbnail"]
         seeds_N = torch.tensor([self.pseudonyms.noise_seed(rows[n]["image_id"]) for n in good], dtype=torch.int64)
         images = (self._unit(pixels[n].as_buffer(), rows[n], rows[n]["height"], rows[n]["width"]) for n in good)
@@ -75,6 +77,7 @@ class Obfuscate:
 
 
 @guarded("encode")
+@timed("encode")
 def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
     """`OBFUSCATED` -> `ENCODED`: pixels become lossless PNG, and DICOM files where they are asked for; tells the tally
     (an actor) how many rows came through.
@@ -113,18 +116,21 @@ def _dicom(row: Row, pixels: "np.ndarray[Any, Any]", work: Work) -> bytes:
 
 def _put_dicom(row: Row, file: bytes, work: Work) -> Row:
     shard = row["row_id"] // work.job.rows_per_shard
-    written = write_dicom(Store(work.destination, work.storage), shard, row["image_id"], file)
+    written = write_dicom(WatchedStore(work.destination, work.storage), work.job.snapshot, shard, row["image_id"], file)
     return {"dicom": written.path, "dicom_sha256": written.sha256, "dicom_bytes": written.bytes}
 
 
 @guarded("publish")
+@timed("publish")
 def publish(table: pa.Table, work: Work) -> pa.Table:
     """Write and commit the shard that these rows are, its link rows first; yields one row of its figures."""
     shard = min(table["row_id"].to_pylist()) // work.job.rows_per_shard
     if work.link_table is not None:
         published = table.filter(pc.is_null(table["reason"]))
-        write_links(Store(work.link_table, work.storage), shard, published["link"].to_pylist())
-    commit = commit_shard(Store(work.destination, work.storage), work.job, shard, table)
+        sealed = published["link"].to_pylist()
+        write_links(WatchedStore(work.link_table, work.storage), work.job.snapshot, shard, sealed)
+    commit = commit_shard(WatchedStore(work.destination, work.storage), work.job, shard, table)
+    committed(commit)
     return pa.table(
         {
             "shard": [shard],

@@ -14,8 +14,8 @@ from prichexy.config import DeidConfig, StorageConfig, TransferSyntax
 from prichexy.deid import LinkRecipient, ProfileOptions, Pseudonyms
 from prichexy.errors import PrichexyError, Quarantined
 from prichexy.imaging import DecodeLimits
-from prichexy.lake.commit import Job
 from prichexy.lake.identifiers import profile_options
+from prichexy.lake.job import Job
 from prichexy.lake.shards import DICOM_FILE, HEADER_COLUMNS, PUBLISHED, QUARANTINE
 
 P = ParamSpec("P")
@@ -76,7 +76,7 @@ class Work:
     @property
     def model_version(self) -> str:
         """As each published row names it: name/version."""
-        return f"{self.job.model['name']}/{self.job.model['version']}"
+        return self.job.model_version
 
     @property
     def needs_thumbnail(self) -> bool:

@@ -23,6 +23,7 @@ from prichexy.cli.deid import deid
 from prichexy.cli.link import link
 from prichexy.cli.models import models
 from prichexy.cli.promotion import promote
+from prichexy.cli.snapshots import snapshots
 from prichexy.errors import PrichexyError, UsageError
 
 # Ray, torch and MLflow take seconds to import: each command imports what it needs, so that --help and mistakes are
@@ -69,16 +70,22 @@ def catalog(
     overrides: Overrides = None,
     out: Annotated[str | None, typer.Option(help="Folder or prefix for the catalog; private.")] = None,
     labels: Annotated[str | None, typer.Option(help="CSV with NIH's columns.")] = None,
+    since: Annotated[str | None, typer.Option(help="Earlier catalog: list only what is new or changed.")] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """List a lake into a catalog: row_id, uri, size, etag, format, and for labelled sets patient, findings, follow-up.
 
+    Killed and started again, it goes on. With `--since` the catalog makes the next snapshot of what the earlier one
+    published.
+
     Example: `prichexy catalog s3://hospital/cxr --out s3://private/catalog --labels labels.csv`
     """
     from prichexy.cohort.catalog import build_catalog, count_formats
 
-    loaded = settings.load(settings.CatalogConfig, config, overrides or (), source=source, out=out, labels=labels)
+    loaded = settings.load(
+        settings.CatalogConfig, config, overrides or (), source=source, out=out, labels=labels, since=since
+    )
     made = build_catalog(loaded)
     facts = {
         "catalog": made.uri,
@@ -88,6 +95,8 @@ def catalog(
         "labelled": made.labelled,
         "labels_without_a_file": made.labels_unused,
         "left_out": made.skipped,
+        "changed_since": made.replaces,
+        "gone_since": made.gone,
     }
     show(facts, as_json, "Catalog")
 
@@ -102,6 +111,9 @@ def anonymize(
     secret_file: SecretFile = None,
     allow_unaudited: Annotated[
         bool, typer.Option(help="Use a model without an audit; is stamped into the manifest.")
+    ] = False,
+    increment: Annotated[
+        bool, typer.Option("--increment", help="Publish what is new or changed since, as a new snapshot.")
     ] = False,
     also_dicom: Annotated[bool, typer.Option(help="Write de-identified DICOM files beside the shards.")] = False,
     link_table: Annotated[str | None, typer.Option(help="Private place for the encrypted link table.")] = None,
@@ -126,6 +138,7 @@ def anonymize(
         resolution=resolution,
         secret_file=secret_file,
         allow_unaudited=allow_unaudited or None,
+        increment=increment or None,
         also_dicom=also_dicom or None,
         link_table=link_table,
         link_recipient=link_recipient,
@@ -233,7 +246,8 @@ def quarantine(
     Example: `prichexy quarantine published/ --catalog published.private/catalog`
     """
     from prichexy.cohort.catalog import open_catalog, source_of
-    from prichexy.lake.commit import expected_rows, quarantined_rows
+    from prichexy.lake.job import expected_rows
+    from prichexy.lake.snapshots import quarantined_rows
     from prichexy.lake.storage import Store
 
     storage = settings.load(settings.StoragePlace, None, overrides or ()).storage
@@ -282,6 +296,7 @@ def verify(
         Path | None, typer.Option(help="Identifiers that must not occur, one a line: 4 characters or more, better 6.")
     ] = None,
     ocr: Annotated[int, typer.Option(min=0, help="Images in which to look for text, drawn over all shards.")] = 0,
+    snapshot: Annotated[int | None, typer.Option(min=1, help="Which snapshot; the current one by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read everything that was published and prove it whole: counts, unique ids, checksums, no identifier left.
@@ -294,7 +309,7 @@ def verify(
     """
     from prichexy.deid.burned_in import require_networks
     from prichexy.deid.scan import Canaries
-    from prichexy.lake.commit import expected_rows
+    from prichexy.lake.snapshots import read_manifest
     from prichexy.lake.storage import Store
     from prichexy.lake.verify import verify as run
     from prichexy.progress import Progress
@@ -303,8 +318,9 @@ def verify(
     if ocr:
         require_networks()
     store = Store(destination, settings.load(settings.StoragePlace, None, overrides or ()).storage)
-    with Progress("verify", expected_rows(store)) as progress:
-        report = run(store, progress.advance, listed, ocr)
+    manifest = read_manifest(store, snapshot)
+    with Progress("verify", manifest["counts"]["rows"] if manifest else 0) as progress:
+        report = run(store, progress.advance, listed, ocr, snapshot)
     show(
         {**asdict(report), "problems": "; ".join(report.problems) or "none", "whole": report.whole}, as_json, "Verified"
     )
@@ -357,4 +373,5 @@ def demo(
 
 
 app.command()(deid)
+app.command()(snapshots)
 app.command()(promote)  # after the commands that come before it

@@ -18,6 +18,7 @@ class CatalogConfig(Settings):
     out: str = Field(description="folder or prefix for the catalog; private: it names source files")
     labels: str | None = Field(None, description="CSV with NIH's columns (Image Index, Finding Labels, Patient ID)")
     exclude: tuple[str, ...] = Field((), description="glob patterns of paths to leave out, such as '*.csv'")
+    since: str | None = Field(None, description="earlier catalog of this lake: list only what is new or changed since")
     storage: StorageConfig = Field(default_factory=StorageConfig)
 
 
@@ -41,6 +42,9 @@ class AnonymizeConfig(Settings):
     )
     work_dir: str | None = Field(
         None, description="private place for the job's catalog; DESTINATION.private for a local destination"
+    )
+    increment: bool = Field(
+        False, description="publish what is new or changed in the lake since the last snapshot, as a new one"
     )
     labels: str | None = Field(None, description="as in `prichexy catalog`, when SOURCE is a lake")
     exclude: tuple[str, ...] = Field((), description="as in `prichexy catalog`, when SOURCE is a lake")

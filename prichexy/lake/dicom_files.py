@@ -7,10 +7,9 @@ the next run replaces by equal ones.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from prichexy.lake.layout import dicom_path
 from prichexy.lake.shards import digest
 from prichexy.lake.storage import Store
-
-FOLDER = "dicom"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +21,13 @@ class DicomFile:
     sha256: str
 
 
-def dicom_folder(shard: int) -> str:
-    """Folder of a shard's DICOM files below the destination."""
-    return f"{FOLDER}/{shard:06d}"
-
-
-def dicom_path(shard: int, image_id: str) -> str:
-    """Path of an image's DICOM file below the destination."""
-    return f"{dicom_folder(shard)}/{image_id}.dcm"
-
-
-def write_dicom(store: Store, shard: int, image_id: str, data: bytes) -> DicomFile:
+def write_dicom(store: Store, snapshot: int, shard: int, image_id: str, data: bytes) -> DicomFile:
     """Put a file in place.
 
     Raises:
         StorageFault: the destination failed.
     """
-    path = dicom_path(shard, image_id)
+    path = dicom_path(snapshot, shard, image_id)
     store.write(path, data)
     return DicomFile(path, len(data), digest(data))
 

@@ -26,6 +26,17 @@ def http_status(error: BaseException) -> int:
     return 0
 
 
+def _code(error: BaseException) -> str:
+    """The store's own word for what is wrong; "" where it has none."""
+    seen: BaseException | None = error
+    while seen is not None:
+        response = getattr(seen, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
 def is_transient(error: Exception) -> bool:
     """Whether another try may help: not with what only people mend (rights, space, names) or a request refused."""
     if isinstance(error, _MENDABLE_ONLY_BY_PEOPLE) or type(error).__name__ in ("NoCredentialsError", "ProfileNotFound"):
@@ -41,6 +52,8 @@ def reason(error: Exception) -> str:
     name, status = type(error).__name__, http_status(error)
     if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
         return "no credentials found (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or a role)"
+    if status == 403 and _code(error) == "RequestTimeTooSkewed":
+        return "this machine's clock differs too much from the store's: set it by NTP"
     if status in (401, 403):
         return "the store refused the credentials, they lack the right, or there is no such bucket (HTTP 403)"
     if isinstance(error, PermissionError):

@@ -20,7 +20,8 @@ from prichexy.deid import ProfileOptions
 from prichexy.deid.scan import DEVICE_KINDS, Canaries, dicom_problems, text_identifiers, text_in_image
 from prichexy.errors import PrichexyError, Quarantined
 from prichexy.imaging import decode
-from prichexy.lake.commit import Commit, Job
+from prichexy.lake.commit import Commit
+from prichexy.lake.job import Job
 
 SAMPLE_SEED = 20
 """The same publication gives the same sample of images."""
@@ -45,12 +46,12 @@ class IdentifierScan:
     Attributes:
         options: of the job's header profile.
         canaries: identifiers that must not occur, None where nobody listed any.
-        images: shard -> which of its rows the text detector looks at.
+        images: shard's name -> which of its rows the text detector looks at.
     """
 
     options: ProfileOptions
     canaries: Canaries | None = None
-    images: Mapping[int, list[int]] = field(default_factory=dict)
+    images: Mapping[str, list[int]] = field(default_factory=dict)
 
     @classmethod
     def of_job(
@@ -74,7 +75,7 @@ class IdentifierScan:
             raise PrichexyError("the manifest names settings of de-identification that don't exist") from None
         return cls(profile_options(settings), canaries, _sample(commits, images))
 
-    def in_shard(self, shard: int, data: pa.Table, quarantine: pa.Table) -> list[str]:
+    def in_shard(self, shard: str, data: pa.Table, quarantine: pa.Table) -> list[str]:
         """Problems in the rows of a shard: patterns and canaries in text, canaries and text in images."""
         problems = []
         texts: set[str] = set()
@@ -102,7 +103,7 @@ class IdentifierScan:
         found = self._found(path.encode(), "a file name holds")
         return found + self._found(data, f"{path} holds", _IN_COMPRESSED if compressed else 0)
 
-    def _in_images(self, shard: int, data: pa.Table) -> list[str]:
+    def _in_images(self, shard: str, data: pa.Table) -> list[str]:
         seen = set(self.images.get(shard, []))
         if not seen and self.canaries is None:
             return []
@@ -156,14 +157,14 @@ def _text_columns(table: pa.Table) -> list[tuple[str, set[str]]]:
     return found
 
 
-def _sample(commits: list[Commit], images: int) -> dict[int, list[int]]:
-    """Shard -> rows of a sample drawn over all published rows."""
+def _sample(commits: list[Commit], images: int) -> dict[str, list[int]]:
+    """Name of shard -> rows of a sample drawn over all published rows."""
     ends = np.cumsum([commit.published for commit in commits], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     drawn = np.sort(np.random.default_rng(SAMPLE_SEED).choice(total, min(images, total), replace=False))
-    sample: dict[int, list[int]] = {}
+    sample: dict[str, list[int]] = {}
     for number in drawn.tolist():
         position = int(np.searchsorted(ends, number, side="right"))
         commit = commits[position]
-        sample.setdefault(commit.shard, []).append(number - int(ends[position]) + commit.published)
+        sample.setdefault(commit.name, []).append(number - int(ends[position]) + commit.published)
     return sample

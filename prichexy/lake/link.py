@@ -12,22 +12,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prichexy.errors import StorageFault, UsageError
+from prichexy.lake.layout import shard_name
 from prichexy.lake.storage import Store
 
 _SCHEMA = pa.schema([pa.field("sealed", pa.binary(), nullable=False)])
-_NAME = re.compile(r"link-(\d{6,})\.parquet")
+_NAME = re.compile(r"link-\d{4,}-\d{6,}\.parquet")
 
 
-def link_path(shard: int) -> str:
+def link_path(snapshot: int, shard: int) -> str:
     """Name of a shard's file below the link table's place."""
-    return f"link-{shard:06d}.parquet"
+    return f"link-{shard_name(snapshot, shard)}.parquet"
 
 
-def write_links(store: Store, shard: int, sealed: Sequence[bytes]) -> None:
+def write_links(store: Store, snapshot: int, shard: int, sealed: Sequence[bytes]) -> None:
     """Write a shard's sealed rows, replacing those of an earlier attempt.
 
     Args:
         store: the link table's place.
+        snapshot: whose job makes the shard.
         shard: which shard of the job.
         sealed: one sealed row a source file, in any order.
 
@@ -38,7 +40,7 @@ def write_links(store: Store, shard: int, sealed: Sequence[bytes]) -> None:
     buffer = io.BytesIO()
     # Sealed bytes are random: neither compression nor a dictionary makes them smaller.
     pq.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False, store_schema=False)
-    store.write(link_path(shard), buffer.getvalue())
+    store.write(link_path(snapshot, shard), buffer.getvalue())
 
 
 def read_links(store: Store) -> Iterator[bytes]:

@@ -1,7 +1,8 @@
 """Reading a lake: one listed file at a time, telling the file's faults from the store's."""
 
 from prichexy.errors import Quarantined, StorageFault
-from prichexy.lake.storage import ObjectChanged, Store, StoredObject
+from prichexy.lake.listing import StoredObject
+from prichexy.lake.storage import ObjectChanged, Store
 
 
 def read_source(

@@ -5,7 +5,9 @@ from typing import Any
 
 from prichexy.errors import PrichexyError
 from prichexy.lake import lease
-from prichexy.lake.commit import Job, committed_shards, read_commits, read_job, read_manifest
+from prichexy.lake.commit import added, committed_shards, read_commits
+from prichexy.lake.job import Job, read_job
+from prichexy.lake.snapshots import read_manifest, shards_of
 from prichexy.lake.storage import Store
 
 
@@ -16,7 +18,8 @@ class Status:
     Attributes:
         state: ``finished``; ``running``: somebody holds the lease, and whether they live is told by `writer`;
             ``stopped``: the same command would go on.
-        rows: of the catalog.
+        snapshot: which one the newest job makes; all figures are of that job.
+        rows: of its catalog.
         done: rows in committed shards.
         to_do: the others.
         published: of those done.
@@ -31,6 +34,7 @@ class Status:
     """
 
     state: str
+    snapshot: int
     rows: int
     done: int
     to_do: int
@@ -57,28 +61,20 @@ def status(store: Store) -> Status:
         raise PrichexyError(f"no job has written to {store.uri} yet")
     # The lease first: a job that ends between the two looks is then seen as finished, not as stopped.
     holder = lease.current(store)
-    manifest = read_manifest(store)
+    manifest = read_manifest(store, job.snapshot)
     if manifest is not None:
-        counts = manifest["counts"]
-        return Status(
-            "finished",
-            **_cut(job, job.rows, job.shards),
-            published=counts["published"],
-            bytes=counts["bytes"],
-            quarantined=manifest["quarantined"],
-        )
-    commits = read_commits(store, committed_shards(store))
-    reasons: dict[str, int] = {}
-    for commit in commits:
-        for reason, count in commit.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
+        commits, state = [commit for commit in shards_of(manifest) if commit.snapshot == job.snapshot], "finished"
+    else:
+        commits = read_commits(store, job.snapshot, committed_shards(store, job.snapshot))
+        state = "stopped" if holder is None else "running"
     return Status(
-        "stopped" if holder is None else "running",
+        state,
+        snapshot=job.snapshot,
         **_cut(job, sum(commit.row_stop - commit.row_start for commit in commits), len(commits)),
         published=sum(commit.published for commit in commits),
         bytes=sum(commit.data.bytes for commit in commits if commit.data),
-        quarantined=dict(sorted(reasons.items())),
-        writer={} if holder is None else {"beat": holder.beat, **holder.state},
+        quarantined=added(commit.reasons for commit in commits),
+        writer={} if holder is None or manifest else {"beat": holder.beat, **holder.state},
     )
 
 
@@ -89,6 +85,6 @@ def _cut(job: Job, done: int, shards: int) -> dict[str, Any]:
         "to_do": job.rows - done,
         "shards": shards,
         "shards_to_do": job.shards - shards,
-        "model": f"{job.model['name']}/{job.model['version']}",
+        "model": job.model_version,
         "audit_id": job.audit_id,
     }

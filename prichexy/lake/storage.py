@@ -10,9 +10,8 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,31 +22,22 @@ import pyarrow.fs
 from prichexy.config import StorageConfig
 from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.lake.faults import CutShort, http_status, is_transient, reason
+from prichexy.lake.listing import (
+    TEMPORARY_PREFIX,
+    Page,
+    StoredObject,
+    bare_etag,
+    file_etag,
+    local_pages,
+    other_page,
+    s3_page,
+)
 
 T = TypeVar("T")
-
-TEMPORARY_PREFIX = ".tmp-"
-"""Local writes go through a file of this prefix, which no listing shows."""
 
 
 class ObjectChanged(PrichexyError):  # noqa: N818 - what happened to the object, no fault of the store
     """An object is another one than when it was listed."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """One listed object.
-
-    Attributes:
-        path: below the store's root.
-        size: in bytes.
-        etag: another one after each change. On S3 the store's own, without quotes; in a folder "MTIME-SIZE", the time
-            of the last change in nanoseconds since 1970 and the bytes. '' where nothing is known: never compared.
-    """
-
-    path: str
-    size: int
-    etag: str
 
 
 @dataclass(frozen=True)
@@ -178,19 +168,33 @@ class Store:
         except FileNotFoundError:
             return
 
-    def list(self, below: str = "") -> Iterator[StoredObject]:
-        """All objects below a path, in no particular order; a path that does not exist has none.
+    def pages(self, below: str = "", deep: bool = True, token: str = "") -> Iterator[Page]:
+        """All objects below a folder, a page at a time, in the store's own order; a folder that is not there has none.
 
         Temporary files of unfinished local writes are left out.
+
+        Args:
+            below: the folder, below the root.
+            deep: whether to go into subfolders; if not, pages name them.
+            token: of an earlier page, to go on behind it.
+
+        Raises:
+            StorageFault: the store failed, after all attempts, or a folder can't be read.
         """
-        prefix = self._full(below) if below else self.root
-        found = self.retried("list", lambda: self._find(prefix))
-        cut = len(self.root.rstrip("/")) + 1
-        for path, info in found.items():
-            name = path.rpartition("/")[2]
-            # Some stores list folders as objects of their own: 'prefix' itself, or names that end in a slash.
-            if info.get("type") == "file" and name and path[cut:] and not name.startswith(TEMPORARY_PREFIX):
-                yield StoredObject(path[cut:], int(info["size"]), _bare(info.get("ETag")))
+        try:
+            if self.is_local:
+                yield from self._local_pages(below, deep)
+            elif self._is_s3:
+                yield from self._s3_pages(below, deep, token)
+            else:
+                yield self.retried("list", lambda: other_page(self._fs, self.root, below, deep))
+        except FileNotFoundError:
+            return
+
+    def list(self, below: str = "") -> Iterator[StoredObject]:
+        """All objects below a folder, in no particular order; see `pages`."""
+        for page in self.pages(below):
+            yield from page.objects
 
     def check_readable(self) -> None:
         """Fail early when the root can't be listed.
@@ -224,16 +228,21 @@ class Store:
     def _full(self, path: str) -> str:
         return f"{self.root.rstrip('/')}/{path}"
 
-    def _find(self, prefix: str) -> dict[str, Any]:
-        if self.is_local and not Path(prefix).exists():
-            return {}
-        found: dict[str, Any] = self._fs.find(prefix, detail=True)
-        if self.is_local:
-            for path, info in found.items():
-                with suppress(FileNotFoundError):  # removed since: whoever reads it will see
-                    facts = Path(path).stat()
-                    info |= {"size": facts.st_size, "ETag": _file_etag(facts)}
-        return found
+    def _local_pages(self, below: str, deep: bool) -> Iterator[Page]:
+        try:
+            yield from local_pages(Path(self.root), below, deep)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageFault(f"can't list {self.uri}: {reason(error)}") from None
+
+    def _s3_pages(self, below: str, deep: bool, token: str) -> Iterator[Page]:
+        while True:
+            page = self.retried("list", partial(s3_page, self._fs, self.root, below, deep, token))
+            yield page
+            token = page.token
+            if not token:
+                return
 
     def _get(self, path: str, etag: str = "") -> bytes:
         """All bytes of an object, by one request (fsspec's own way asks an S3 store for the size first)."""
@@ -296,13 +305,9 @@ def _filesystem(scheme: str, options: StorageConfig) -> Any:
 def _read_local(source: Path, etag: str) -> bytes:
     with source.open("rb") as file:
         data = file.read()
-        if etag and _file_etag(os.fstat(file.fileno())) != etag:
+        if etag and file_etag(os.fstat(file.fileno())) != etag:
             raise _changed()
     return data
-
-
-def _file_etag(facts: os.stat_result) -> str:
-    return f"{facts.st_mtime_ns}-{facts.st_size}"
 
 
 async def _get_object(s3: Any, target: str, etag: str) -> bytes:
@@ -315,14 +320,9 @@ async def _get_object(s3: Any, target: str, etag: str) -> bytes:
             raise _changed() from None
         raise
     async with answer["Body"] as body:
-        if etag and _bare(answer.get("ETag")) not in ("", etag):  # a store that does not know conditions
+        if etag and bare_etag(answer.get("ETag")) not in ("", etag):  # a store that does not know conditions
             raise _changed()
         return bytes(await body.read())
-
-
-def _bare(etag: Any) -> str:
-    """An etag without its quotes, and without the mark of a weak one, which proxies add."""
-    return str(etag or "").removeprefix("W/").strip('"')
 
 
 def _changed() -> ObjectChanged:

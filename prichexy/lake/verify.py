@@ -21,11 +21,14 @@ from prichexy.deid.scan.patterns import PSEUDONYM
 from prichexy.errors import PrichexyError
 from prichexy.findings import FINDINGS
 from prichexy.imaging import LATERALITIES, VIEWS
-from prichexy.lake.commit import JOB, MANIFEST, SUCCESS, Commit, FileFacts, Job, commit_path, read_manifest
-from prichexy.lake.dicom_files import dicom_path, digest_of_all
+from prichexy.lake import layout
+from prichexy.lake.commit import Commit, FileFacts
+from prichexy.lake.dicom_files import digest_of_all
 from prichexy.lake.identifiers import IdentifierScan
+from prichexy.lake.job import Job
 from prichexy.lake.lease import is_lease
 from prichexy.lake.shards import QUARANTINE, digest, stamped
+from prichexy.lake.snapshots import jobs_of, read_manifest, shards_of
 from prichexy.lake.storage import Store
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,12 +44,13 @@ class Report:
     """What `verify` found.
 
     Attributes:
+        snapshot: which one was checked.
+        rows: rows of its catalog, and of those before.
         published: rows in the data shards.
         quarantined: rows in the quarantine files.
-        rows: rows of the catalog.
         bytes: of the data shards.
         shards: how many were read.
-        model: name and version, as the manifest has them.
+        model: name and version, as the manifest has them; several where snapshots were made with several.
         audited: whether the job's model had a passing audit.
         audit_id: which; ``unaudited`` where there is none.
         dicom_files: beside the shards; each was checked against the header profile.
@@ -55,6 +59,7 @@ class Report:
         problems: one sentence each; empty means whole.
     """
 
+    snapshot: int
     rows: int
     model: str
     audited: bool
@@ -89,94 +94,115 @@ def verify(
     advance: Callable[[int], None] = lambda rows: None,
     canaries: Canaries | None = None,
     images: int = 0,
+    snapshot: int | None = None,
 ) -> Report:
-    """Check a finished publication.
+    """Check a finished snapshot.
 
     Args:
         store: the destination.
         advance: called with the number of catalog rows each time that a shard has been checked.
         canaries: identifiers that must not occur in any byte.
         images: how many of the published images the text detector looks at.
+        snapshot: which one; the current one by default.
 
     Raises:
-        PrichexyError: there is no finished publication.
+        PrichexyError: there is no such finished snapshot.
         StorageFault: the destination can't be read.
         UsageError: images are to be looked at, and the text networks are not installed.
     """
     store.check_readable()
-    manifest = read_manifest(store)
+    manifest = read_manifest(store, snapshot)
     if manifest is None:
-        raise PrichexyError(f"{store.uri} is not finished: _SUCCESS or its manifest is missing or altered")
-    job = Job(**manifest["job"])
-    model = f"{job.model['name']}/{job.model['version']}"
-    report = Report(rows=job.rows, model=model, audited=job.audited, audit_id=job.audit_id)
-    commits = [Commit.from_facts(entry) for entry in manifest["shards"]]
-    if [(commit.row_start, commit.row_stop) for commit in commits] != [job.span(shard) for shard in range(job.shards)]:
-        report.problems.append("the shards' row ranges do not cover the catalog exactly once")
-    scan = IdentifierScan.of_job(job, commits, canaries, images)
+        what = store.uri if snapshot is None else f"snapshot {snapshot} in {store.uri}"
+        raise PrichexyError(f"{what} is not finished: {layout.SUCCESS} or a manifest is missing or altered")
+    jobs, commits = jobs_of(manifest), shards_of(manifest)
+    report = Report(
+        snapshot=manifest["snapshot"],
+        rows=sum(job.rows for job in jobs),
+        model=", ".join(dict.fromkeys(job.model_version for job in jobs)),
+        audited=all(job.audited for job in jobs),
+        audit_id=", ".join(dict.fromkeys(job.audit_id for job in jobs)),
+    )
+    for job in jobs:
+        spans = [(commit.row_start, commit.row_stop) for commit in commits if commit.snapshot == job.snapshot]
+        if spans != [job.span(shard) for shard in range(job.shards)]:
+            report.problems.append("the shards' row ranges do not cover the catalog exactly once")
+    scan = IdentifierScan.of_job(jobs[-1], commits, canaries, images)
     report.canaries = len(canaries) if canaries is not None else 0
     report.images_looked_at = sum(map(len, scan.images.values()))
-    ids, dicom_paths = [], set[str]()
+    read = _check_shards(store, jobs, commits, scan, report, advance)
+    counts = manifest["counts"]
+    if (counts["published"], counts["quarantined"]) != (report.published, report.quarantined):
+        report.problems.append("the manifest's totals differ from what the shards hold")
+    if report.published + report.quarantined + counts["replaced"] != report.rows:
+        report.problems.append(
+            f"{report.published} published, {counts['replaced']} replaced and {report.quarantined} quarantined rows "
+            f"are not the catalog's {report.rows}"
+        )
+    others = sorted(item.path for item in store.list() if item.path not in read)
+    report.problems += _foreign_files(store, others)
+    if canaries is not None:  # also in jobs, manifests and commit records, which no shard's check has read
+        report.problems += [problem for path in others for problem in scan.in_file(path, store.read(path))]
+    return report
+
+
+def _check_shards(
+    store: Store,
+    jobs: list[Job],
+    commits: list[Commit],
+    scan: IdentifierScan,
+    report: Report,
+    advance: Callable[[int], None],
+) -> set[str]:
+    """Add what the shards hold to the report; the paths of all files that were read."""
+    made_by = {job.snapshot: job for job in jobs}
+    ids, read = [], {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for commit, findings in zip(
-            commits, pool.map(lambda c: _check_shard(store, job, c, scan), commits), strict=True
-        ):
+        checks = pool.map(lambda commit: _check_shard(store, made_by[commit.snapshot], commit, scan), commits)
+        for commit, findings in zip(commits, checks, strict=True):
             report.shards += 1
             report.published += findings.published
             report.quarantined += findings.quarantined
             report.bytes += findings.bytes
             report.problems += findings.problems
-            ids.append(findings.image_ids)
             report.dicom_files += len(findings.dicom_paths)
-            dicom_paths.update(findings.dicom_paths)
+            ids.append(findings.image_ids)
+            read.update(findings.dicom_paths)
             advance(commit.row_stop - commit.row_start)
     every = np.sort(np.concatenate(ids)) if ids else np.empty(0, "S32")
     double = int(np.count_nonzero(every[1:] == every[:-1]))
     if double:
         report.problems.append(f"{double} image ids appear more than once")
-    if report.published + report.quarantined != job.rows:
-        report.problems.append(
-            f"{report.published} published and {report.quarantined} quarantined rows are not the catalog's {job.rows}"
-        )
-    counts = manifest["counts"]
-    if (counts["published"], counts["quarantined"]) != (report.published, report.quarantined):
-        report.problems.append("the manifest's totals differ from what the shards hold")
-    checked = dicom_paths | {facts.path for commit in commits for facts in (commit.data, commit.quarantine) if facts}
-    others = sorted(item.path for item in store.list() if item.path not in checked)
-    report.problems += _foreign_files(others, commits)
-    if canaries is not None:  # also in job, manifest and commit records, which no shard's check has read
-        report.problems += [problem for path in others for problem in scan.in_file(path, store.read(path))]
-    return report
+    return read
 
 
 def _check_shard(store: Store, job: Job, commit: Commit, scan: IdentifierScan) -> _ShardFindings:
     problems: list[str] = []
     data = _read_table(store, commit.data, stamped(job.schema, job.audit_id), scan, problems)
     quarantine = _read_table(store, commit.quarantine, QUARANTINE, scan, problems)
-    problems += scan.in_shard(commit.shard, data, quarantine)
+    problems += scan.in_shard(commit.name, data, quarantine)
     image_ids = data["image_id"].to_pylist()
     for column, may_be_null in (("image_id", False), ("patient_id", True)):
         wrong = sum(
             not may_be_null if value is None else not PSEUDONYM.fullmatch(value) for value in data[column].to_pylist()
         )
         if wrong:
-            problems.append(f"shard {commit.shard}: {wrong} values of {column} are no pseudonyms")
-    version = f"{job.model['name']}/{job.model['version']}"
-    if set(data["model_version"].to_pylist()) - {version}:
-        problems.append(f"shard {commit.shard}: rows of another model than {version}")
+            problems.append(f"shard {commit.name}: {wrong} values of {column} are no pseudonyms")
+    if set(data["model_version"].to_pylist()) - {job.model_version}:
+        problems.append(f"shard {commit.name}: rows of another model than {job.model_version}")
     for column, words in VOCABULARIES.items():
         if set(data[column].to_pylist()) - words - {None}:
-            problems.append(f"shard {commit.shard}: values of {column} that are not published")
+            problems.append(f"shard {commit.name}: values of {column} that are not published")
     if {name for named in data["findings"].to_pylist() for name in named or ()} - set(FINDINGS):
-        problems.append(f"shard {commit.shard}: findings that are none of the 14")
+        problems.append(f"shard {commit.name}: findings that are none of the 14")
     bad_images = sum(not ok for ok in map(_image_is_sound, _rows(data)))
     if bad_images:
-        problems.append(f"shard {commit.shard}: {bad_images} images are damaged or carry more than pixels")
+        problems.append(f"shard {commit.name}: {bad_images} images are damaged or carry more than pixels")
     outside = [row for row in quarantine["row_id"].to_pylist() if not commit.row_start <= row < commit.row_stop]
     if outside or len(set(quarantine["row_id"].to_pylist())) != len(quarantine):
-        problems.append(f"shard {commit.shard}: quarantine rows are double or of another shard")
-    if len(data) + len(quarantine) != commit.row_stop - commit.row_start:
-        problems.append(f"shard {commit.shard}: {len(data)} + {len(quarantine)} rows are not its share of the catalog")
+        problems.append(f"shard {commit.name}: quarantine rows are double or of another shard")
+    if len(data) + len(quarantine) + commit.replaced != commit.row_stop - commit.row_start:
+        problems.append(f"shard {commit.name}: {len(data)} + {len(quarantine)} rows are not its share of the catalog")
     return _ShardFindings(
         len(data),
         len(quarantine),
@@ -191,8 +217,8 @@ def _check_dicom(store: Store, commit: Commit, data: pa.Table, scan: IdentifierS
     """The paths of the shard's DICOM files, each read, hashed and checked against the profile anew."""
     rows = data.select(["image_id", "dicom"]).to_pylist() if "dicom" in data.column_names else []
     named = [row for row in rows if row["dicom"] is not None]
-    if any(row["dicom"] != dicom_path(commit.shard, row["image_id"]) for row in named):
-        problems.append(f"shard {commit.shard}: rows name DICOM files that are not theirs")
+    if any(row["dicom"] != layout.dicom_path(commit.snapshot, commit.shard, row["image_id"]) for row in named):
+        problems.append(f"shard {commit.name}: rows name DICOM files that are not theirs")
         return []
     paths, hashes, size = [row["dicom"] for row in named], [], 0
     for path in paths:
@@ -206,7 +232,7 @@ def _check_dicom(store: Store, commit: Commit, data: pa.Table, scan: IdentifierS
         size += len(content)
     expected = commit.dicom or FileFacts("", 0, 0, digest_of_all([]))
     if (len(paths), size, digest_of_all(hashes)) != (expected.rows, expected.bytes, expected.sha256):
-        problems.append(f"shard {commit.shard}: its DICOM files are not those that were committed")
+        problems.append(f"shard {commit.name}: its DICOM files are not those that were committed")
     return paths
 
 
@@ -273,7 +299,28 @@ def _png_is_sound(png: bytes, width: int, height: int, depth: int) -> bool:
     return sound and position == len(png) and header == (width, height, depth, 0, 0, 0, 0)
 
 
-def _foreign_files(others: list[str], commits: list[Commit]) -> list[str]:
-    known = {JOB, MANIFEST, SUCCESS} | {commit_path(commit.shard) for commit in commits}
-    foreign = sum(path not in known and not is_lease(path) for path in others)
-    return [f"{foreign} files lie in the tree that the manifest does not name"] if foreign else []
+def _foreign_files(store: Store, others: list[str]) -> list[str]:
+    """What lies in the tree though no snapshot has it. Files of a snapshot that is being made are none's business."""
+    current = read_manifest(store)
+    known, newest = {layout.SUCCESS}, current["snapshot"] if current else 0
+    for number in range(1, newest + 1):
+        manifest = read_manifest(store, number)
+        if manifest is None:
+            return [f"the manifest of snapshot {number} is missing or altered"]
+        known |= {layout.job_path(number), layout.manifest_path(number)}
+        for commit in shards_of(manifest):
+            known.add(layout.commit_path(commit.snapshot, commit.shard))
+            known |= {facts.path for facts in (commit.data, commit.quarantine) if facts}
+    making = newest + 1 if layout.job_path(newest + 1) in others else None
+    foreign = [path for path in others if path not in known and not is_lease(path)]
+    foreign = [path for path in foreign if making is None or layout.snapshot_of(path) != making]
+    if any(path.startswith(layout.DICOM) for path in foreign):
+        named = _named_dicom(store, [path for path in known if path.startswith(layout.DATA) and path in others])
+        foreign = [path for path in foreign if path not in named]
+    return [f"{len(foreign)} files lie in the tree that no manifest names"] if foreign else []
+
+
+def _named_dicom(store: Store, shards: list[str]) -> set[str]:
+    """The DICOM files that some shards name."""
+    tables = [pq.read_table(io.BytesIO(store.read(path)), columns=["dicom"]) for path in shards]
+    return {path for table in tables for path in table["dicom"].to_pylist() if path is not None}

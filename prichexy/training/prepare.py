@@ -28,8 +28,9 @@ from prichexy.cohort.table import FACTS_FILE, PartFacts, TableFacts, fingerprint
 from prichexy.config import PrepareConfig, StorageConfig
 from prichexy.errors import PrichexyError, Quarantined, StorageFault, UsageError
 from prichexy.imaging import DecodeLimits, decode, from_unit, resize, to_unit
+from prichexy.lake.listing import StoredObject
 from prichexy.lake.source import read_source
-from prichexy.lake.storage import Store, StoredObject
+from prichexy.lake.storage import Store
 from prichexy.progress import Progress
 
 log = logging.getLogger("prichexy.training.prepare")

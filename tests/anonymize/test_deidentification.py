@@ -19,8 +19,8 @@ from prichexy.cohort.phantom import PhantomCohort, write_dicom, write_png
 from prichexy.config import AnonymizeConfig
 from prichexy.deid import CustodianKey, Pseudonyms, create_custodian_key
 from prichexy.errors import UsageError
-from prichexy.lake.commit import read_manifest
 from prichexy.lake.link import read_links
+from prichexy.lake.snapshots import read_manifest
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import verify
 from prichexy.obfuscation import create_untrained
@@ -202,7 +202,7 @@ def test_a_job_that_goes_on_keeps_settings_and_files(run: tuple[AnonymizeConfig,
     out = tmp_path / "out"
     shutil.copytree(config.destination, out)
     shutil.copytree(f"{config.destination}.private", tmp_path / "out.private")
-    for lost in ("_SUCCESS", "_MANIFEST.json", "_commits/000001.json"):
+    for lost in ("_SUCCESS", "_snapshots/0001/_MANIFEST.json", "_snapshots/0001/_commits/000001.json"):
         (out / lost).unlink()
     kept = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".parquet", ".dcm")}
     lost_file = next((out / "dicom" / "000001").iterdir())
@@ -232,7 +232,7 @@ def test_verify_notices_dicom_files_that_are_not_those_committed(
     expected = {
         "altered": "shard 0: its DICOM files are not those that were committed",
         "missing": f"dicom/000000/{file.name} is missing",
-        "foreign": "1 files lie in the tree that the manifest does not name",
+        "foreign": "1 files lie in the tree that no manifest names",
     }
     assert expected[damage] in verify(Store(str(out))).problems
 
@@ -240,7 +240,7 @@ def test_verify_notices_dicom_files_that_are_not_those_committed(
 def test_the_manifest_states_how_headers_were_treated(run: tuple[AnonymizeConfig, Summary]) -> None:
     manifest = read_manifest(Store(run[0].destination))
     assert manifest is not None
-    job = manifest["job"]
+    job = manifest["jobs"][-1]
     assert job["deid"]["burned_in_text"] == "redact"
     assert (job["transfer_syntax"], job["columns"][0]) == ("jpeg-ls", "patient_sex")
     assert run[0].link_table not in json.dumps(manifest)

@@ -117,13 +117,13 @@ def test_the_champion_is_the_default_and_its_audit_is_stamped_and_kept_when_a_jo
     assert len(files) > 1
     for path in files:
         assert pq.read_schema(path).metadata[b"prichexy.audit"] == identifier.encode()
-    job = json.loads((tmp_path / "out" / "_MANIFEST.json").read_text())["job"]
+    job = json.loads((tmp_path / "out" / "_snapshots/0001/_MANIFEST.json").read_text())["jobs"][-1]
     assert (job["audited"], job["audit_id"]) == (True, identifier)
     report = verify(Store(str(tmp_path / "out")))
     assert (report.problems, report.audit_id) == ([], identifier)
 
     # Killed, and audited anew before it goes on: the shards are those that it would have made, byte for byte.
-    for lost in ("_SUCCESS", "_MANIFEST.json", "_commits/000001.json"):
+    for lost in ("_SUCCESS", "_snapshots/0001/_MANIFEST.json", "_snapshots/0001/_commits/000001.json"):
         (tmp_path / "out" / lost).unlink()
     later = store_audit(registry, record(model.under_audit(), seed=43), secret)
     assert later != identifier

@@ -23,7 +23,7 @@ from prichexy.config import AnonymizeConfig
 from prichexy.deid import Pseudonyms
 from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.imaging import decode, resize
-from prichexy.lake.commit import Job
+from prichexy.lake.job import Job
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import verify
 from prichexy.obfuscation import create_untrained
@@ -159,9 +159,14 @@ def test_missing_commits_are_made_again_byte_for_byte(flow_run: Run, tmp_path: P
     shutil.copytree(f"{flow_run.out}.private", tmp_path / "out.private")
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet")}
     shards = flow_run.summary.shards
-    for lost in ("_SUCCESS", "_MANIFEST.json", "_commits/000001.json", "_commits/000003.json"):
+    for lost in (
+        "_SUCCESS",
+        "_snapshots/0001/_MANIFEST.json",
+        "_snapshots/0001/_commits/000001.json",
+        "_snapshots/0001/_commits/000003.json",
+    ):
         (tmp_path / "out" / lost).unlink()
-    (tmp_path / "out" / "data" / f"part-000001-of-{shards:06d}.parquet").unlink()
+    (tmp_path / "out" / "data" / f"part-0001-000001-of-{shards:06d}.parquet").unlink()
     again = anonymize(flow_run.config.model_copy(update={"destination": str(tmp_path / "out")}))
     assert again.resumed == shards - 2
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet")} == before
@@ -201,7 +206,7 @@ def test_a_model_without_an_audit_needs_the_flag_and_is_stamped(identity_run: Ru
     with pytest.raises(VerdictError, match=r"has no passing audit, .*, or say --allow-unaudited"):
         anonymize(identity_run.config.model_copy(update=refused))
     assert not (tmp_path / "out").exists()
-    job = json.loads((identity_run.out / "_MANIFEST.json").read_text())["job"]
+    job = json.loads((identity_run.out / "_snapshots/0001/_MANIFEST.json").read_text())["jobs"][-1]
     assert (job["audited"], job["audit_id"]) == (False, "unaudited")
     for file in identity_run.out.glob("data/*"):
         assert pq.read_schema(file).metadata[b"prichexy.audit"] == b"unaudited"

@@ -19,7 +19,7 @@ from prichexy.config import CatalogConfig, DeidConfig, LimitsConfig, StorageConf
 from prichexy.deid import LinkRecipient, create_custodian_key
 from prichexy.errors import PrichexyError, Quarantined
 from prichexy.imaging import DecodeLimits
-from prichexy.lake.commit import Job
+from prichexy.lake.job import Job
 
 GIB = 1 << 30
 DECODER = """

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prichexy.cohort import catalog as module
-from prichexy.cohort.catalog import build_catalog, count_formats, open_catalog, read_rows, source_of
+from prichexy.cohort.catalog import build_catalog, building, count_formats, open_catalog, read_rows, reading, source_of
 from prichexy.config import CatalogConfig, StorageConfig
 from prichexy.errors import StorageFault, UsageError
 
@@ -55,8 +54,8 @@ def test_each_row_holds_what_tells_the_files_next_change(lake: Path, tmp_path: P
 def test_ranges_are_read_across_parts_and_row_groups(
     lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ROWS_PER_PART", 10)
-    monkeypatch.setattr(module, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(building, "ROWS_PER_PART", 10)
+    monkeypatch.setattr(reading, "ROWS_PER_GROUP", 4)
     made = build_catalog(CatalogConfig(source=str(lake), out=str(tmp_path / "c")))
     for start, stop in [(0, 26), (0, 1), (9, 11), (3, 5), (8, 26), (25, 26), (10, 20)]:
         assert read_rows(made, LOCAL, start, stop)["row_id"].to_pylist() == list(range(start, stop))

@@ -46,10 +46,18 @@ class S3Server:
         )
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_UNUSED = iter(range(12_000 + 1_000 * (_WORKER % 8), 13_000 + 1_000 * (_WORKER % 8)))
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; below 20,000 so that the server's derived gRPC ports (+10,000) are valid."""
+    """Ports that nobody listens on; below 20,000 so that the server's derived gRPC ports (+10,000) are valid.
+
+    Each is given out once, and each of pytest's processes has its own thousand: a server that is still starting does
+    not listen yet.
+    """
     ports: list[int] = []
-    for port in range(12_000 + os.getpid() % 5_000, 20_000):
+    for port in _UNUSED:
         with socket.socket() as one, socket.socket() as two:
             try:
                 one.bind(("127.0.0.1", port))

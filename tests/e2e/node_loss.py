@@ -26,11 +26,11 @@ def main(config: Path, destination: Path) -> None:
     alive = []
 
     def lose() -> None:
-        while len(list(destination.glob("_commits/*.json"))) < 2:
+        while len(list(destination.glob("_snapshots/0001/_commits/*.json"))) < 2:
             time.sleep(0.05)
         alive.append(len([node for node in ray.nodes() if node["Alive"]]))
         cluster.remove_node(nodes[0], allow_graceful=False)
-        alive.append(len(list(destination.glob("_commits/*.json"))))
+        alive.append(len(list(destination.glob("_snapshots/0001/_commits/*.json"))))
 
     thread = threading.Thread(target=lose, daemon=True)
     thread.start()

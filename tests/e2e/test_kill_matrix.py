@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prichexy.config import AnonymizeConfig, DeidConfig
-from prichexy.lake.commit import read_manifest
+from prichexy.lake.snapshots import read_manifest
 from prichexy.lake.storage import Store
 from tests.e2e.conftest import prichexy
 
@@ -72,7 +72,7 @@ def files(out: Path) -> dict[str, bytes]:
 def check_what_a_reader_sees(out: Path) -> None:
     """Whatever happened: every committed file is whole, no row is in two of them, and unfinished is not finished."""
     seen: set[str] = set()
-    for record in (out / "_commits").glob("*.json"):
+    for record in (out / "_snapshots" / "0001" / "_commits").glob("*.json"):
         commit = json.loads(record.read_text())
         if commit["data"] is None:
             continue
@@ -107,7 +107,12 @@ def test_killed_at_every_point_in_turn_it_ends_with_the_undisturbed_rows(
             assert run.returncode == 0, (where, told)
         check_what_a_reader_sees(out)
         if run.returncode == 0:  # make it struggle again: two shards and the end are to be done anew
-            for lost in ("_SUCCESS", "_MANIFEST.json", "_commits/000002.json", "_commits/000003.json"):
+            for lost in (
+                "_SUCCESS",
+                "_snapshots/0001/_MANIFEST.json",
+                "_snapshots/0001/_commits/000002.json",
+                "_snapshots/0001/_commits/000003.json",
+            ):
                 (out / lost).unlink(missing_ok=True)
         assert (marks / "struck").exists(), f"{where} was never reached"
     last = started(lake, out, flags)
@@ -133,7 +138,7 @@ def test_sigterm_stops_it_within_30_seconds_and_the_same_command_goes_on(
 ) -> None:
     out = tmp_path / "out"
     run = started(lake, out, [*flags, "rows_per_shard=8"])
-    wait_for(out / "_commits" / "000000.json", run)
+    wait_for(out / "_snapshots" / "0001" / "_commits" / "000000.json", run)
     began = time.monotonic()
     run.send_signal(signal.SIGTERM)
     _, told = run.communicate(timeout=60)
@@ -171,7 +176,7 @@ def test_status_follows_a_running_job_from_outside(lake: Path, flags: list[str],
     out = tmp_path / "out"
     assert "no job has written" in prichexy("status", str(tmp_path)).stderr
     run = started(lake, out, [*flags, "rows_per_shard=8"])
-    wait_for(out / "_commits" / "000001.json", run)
+    wait_for(out / "_snapshots" / "0001" / "_commits" / "000001.json", run)
     seen = json.loads(prichexy("status", str(out), "--json").stdout)
     _, told = run.communicate(timeout=300)
     assert run.returncode == 0, told

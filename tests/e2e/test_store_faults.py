@@ -13,9 +13,10 @@ from prichexy.cohort.catalog import build_catalog
 from prichexy.cohort.phantom import PhantomCohort, write_mixed
 from prichexy.config import CatalogConfig, StorageConfig
 from prichexy.errors import StorageFault
-from prichexy.lake.commit import quarantined_rows
+from prichexy.lake.listing import StoredObject
+from prichexy.lake.snapshots import quarantined_rows
 from prichexy.lake.source import read_source
-from prichexy.lake.storage import ObjectChanged, Store, StoredObject, _filesystem
+from prichexy.lake.storage import ObjectChanged, Store, _filesystem
 from tests.e2e.conftest import S3Server, prichexy
 from tests.e2e.fault_proxy import KINDS, FaultProxy
 
@@ -118,7 +119,7 @@ def test_a_store_that_dies_ends_the_job_in_one_sentence_and_the_same_command_goe
 ) -> None:
     command = job(lake, "dead", [*options, "storage.attempts=3"])
     with proxy_of(s3, share=0.0) as proxy:
-        proxy.die_at_put("_commits/", 3)
+        proxy.die_at_put("_snapshots/0001/_commits/", 3)
         dead = prichexy(*command, env=through(proxy.endpoint, s3), timeout=500)
         took = time.monotonic() - proxy.died
         assert proxy.is_dead

@@ -64,7 +64,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def commits(out: Path) -> list[Path]:
-    return sorted((out / "_commits").glob("*.json"))
+    return sorted((out / "_snapshots" / "0001" / "_commits").glob("*.json"))
 
 
 def test_a_killed_driver_goes_on_where_it_stopped(

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from prichexy.errors import PrichexyError, StorageFault, UsageError
-from prichexy.lake.commit import Job, claim, commit_shard, committed_shards, finish, read_manifest
+from prichexy.lake.commit import commit_shard, committed_shards
+from prichexy.lake.job import Job, claim
 from prichexy.lake.shards import PUBLISHED
+from prichexy.lake.snapshots import finish, read_manifest
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import verify
 
@@ -69,7 +71,7 @@ def test_published_shards_are_whole_and_sorted_by_pseudonym(store: Store) -> Non
     assert report.problems == []
     assert (report.published, report.quarantined, report.rows, report.shards) == (8, 2, 10, 3)
     shards = sorted(Path(store.root).glob("data/*.parquet"))
-    assert [path.name for path in shards] == [f"part-00000{n}-of-000003.parquet" for n in range(3)]
+    assert [path.name for path in shards] == [f"part-0001-00000{n}-of-000003.parquet" for n in range(3)]
     ids = pq.read_table(shards[0])["image_id"].to_pylist()
     assert ids == sorted(ids)
     counted = duckdb.sql(f"select count(*), count(distinct image_id) from '{store.root}/data/*.parquet'").fetchall()
@@ -78,7 +80,7 @@ def test_published_shards_are_whole_and_sorted_by_pseudonym(store: Store) -> Non
 
 def test_a_quarantine_row_says_why_and_carries_nothing_else(store: Store) -> None:
     publish(store, job(), bad=(1, 6))
-    table = pq.read_table(f"{store.root}/_quarantine/part-000000.parquet")
+    table = pq.read_table(f"{store.root}/_quarantine/part-0001-000000.parquet")
     assert table.to_pylist() == [{"row_id": 1, "stage": "decode", "reason": "Truncated", "message": "cut short"}]
     manifest = read_manifest(store)
     assert manifest is not None
@@ -101,7 +103,7 @@ def test_only_the_shards_own_rows_are_committed(store: Store) -> None:
         with pytest.raises(PrichexyError, match="did not get exactly its rows"):
             commit_shard(store, job(), 0, wrong)
     assert committed_shards(store) == set()
-    assert [item.path for item in store.list()] == ["_job.json"]
+    assert [item.path for item in store.list()] == ["_snapshots/0001/_job.json"]
 
 
 def test_unfinished_work_is_not_declared_finished(store: Store) -> None:
@@ -136,15 +138,16 @@ def rewrite(path: Path, change: Any) -> None:
     table = pq.read_table(path)
     pq.write_table(change(table), path)
     root = path.parent.parent
-    manifest = json.loads((root / "_MANIFEST.json").read_text())
+    manifest = json.loads((root / "_snapshots/0001/_MANIFEST.json").read_text())
     from prichexy.lake.shards import digest
 
     for shard in manifest["shards"]:
         if shard["data"]["path"].endswith(path.name):
             shard["data"] |= {"bytes": path.stat().st_size, "sha256": digest(path.read_bytes())}
     text = json.dumps(manifest).encode()
-    (root / "_MANIFEST.json").write_bytes(text)
-    (root / "_SUCCESS").write_text(digest(text))
+    (root / "_snapshots/0001/_MANIFEST.json").write_bytes(text)
+    switch = {"snapshot": 1, "manifest": "_snapshots/0001/_MANIFEST.json", "sha256": digest(text)}
+    (root / "_SUCCESS").write_text(json.dumps(switch))
 
 
 def with_image(table: pa.Table, change: Any) -> pa.Table:
@@ -159,11 +162,11 @@ def with_text_chunk(data: bytes) -> bytes:
 
 
 def test_verify_notices_every_kind_of_damage(store: Store) -> None:
-    first = Path("data/part-000000-of-000003.parquet")
+    first = Path("data/part-0001-000000-of-000003.parquet")
     cases: list[tuple[str, Any]] = [
         ("was altered", lambda root: alter(root / first, lambda data: data[:99] + b"x" + data[100:])),
         ("is missing", lambda root: (root / first).unlink()),
-        ("the manifest does not name", lambda root: (root / "data/extra.parquet").write_bytes(b"x")),
+        ("that no manifest names", lambda root: (root / "data/extra.parquet").write_bytes(b"x")),
         ("carry more than pixels", lambda root: rewrite(root / first, lambda t: with_image(t, with_text_chunk))),
         (
             "images are damaged",
@@ -191,7 +194,7 @@ def test_verify_notices_every_kind_of_damage(store: Store) -> None:
 
 
 def test_verify_takes_nothing_on_trust(store: Store) -> None:
-    first = Path("data/part-000000-of-000003.parquet")
+    first = Path("data/part-0001-000000-of-000003.parquet")
     nothing = pa.array([None] * 4, PUBLISHED.field("image").type)
     cases = [
         ("images are damaged", lambda t: t.set_column(2, PUBLISHED.field("image"), nothing)),
@@ -228,7 +231,10 @@ def test_a_shard_is_written_a_row_group_at_a_time(monkeypatch: pytest.MonkeyPatc
 
 def test_an_altered_manifest_is_not_believed(store: Store) -> None:
     publish(store, job())
-    alter(Path(store.root) / "_MANIFEST.json", lambda text: text.replace(b'"published": 10', b'"published": 11'))
+    alter(
+        Path(store.root) / "_snapshots/0001/_MANIFEST.json",
+        lambda text: text.replace(b'"published": 10', b'"published": 11'),
+    )
     with pytest.raises(PrichexyError, match="missing or altered"):
         verify(store)
 

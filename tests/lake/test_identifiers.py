@@ -18,9 +18,11 @@ from prichexy.deid import ProfileOptions, deidentify, dicom_bytes
 from prichexy.deid.scan import Canaries
 from prichexy.errors import PrichexyError
 from prichexy.imaging import encode_png
-from prichexy.lake.commit import Commit, FileFacts, Job, claim, commit_shard, finish
+from prichexy.lake.commit import Commit, FileFacts, commit_shard
 from prichexy.lake.dicom_files import write_dicom
 from prichexy.lake.identifiers import IdentifierScan
+from prichexy.lake.job import Job, claim
+from prichexy.lake.snapshots import finish
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import Report, verify
 from tests.deid.drawn_text import glyphs
@@ -70,7 +72,7 @@ def published(
             else:
                 image = (pixels or {}).get(number, PIXELS)
                 name = image_id(number)
-                file = write_dicom(store, shard, name, (dicom or {}).get(number, file_of()))
+                file = write_dicom(store, 1, shard, name, (dicom or {}).get(number, file_of()))
                 made.append(
                     {
                         "row_id": number,
@@ -109,11 +111,14 @@ def test_a_clean_publication_has_no_problems(tmp_path: Path) -> None:
     [
         (
             {3: {"message": "the file of Roe, Jane is cut"}},
-            "shard 0: column message holds what looks like a person name",
+            "shard 0001-000000: column message holds what looks like a person name",
         ),
-        ({7: {"reason": "Cut19610312"}}, "shard 1: column reason holds what looks like a date"),
-        ({0: {"modality": "4711086"}}, "shard 0: column modality holds what looks like a record number"),
-        ({5: {"manufacturer": "ROE^JANE"}}, "shard 1: column manufacturer holds what looks like a person name"),
+        ({7: {"reason": "Cut19610312"}}, "shard 0001-000001: column reason holds what looks like a date"),
+        ({0: {"modality": "4711086"}}, "shard 0001-000000: column modality holds what looks like a record number"),
+        (
+            {5: {"manufacturer": "ROE^JANE"}},
+            "shard 0001-000001: column manufacturer holds what looks like a person name",
+        ),
     ],
 )
 def test_patterns_in_text_columns_are_problems(row: dict[int, dict[str, Any]], problem: str, tmp_path: Path) -> None:
@@ -125,9 +130,9 @@ def test_every_dicom_file_is_checked_against_the_jobs_own_options(tmp_path: Path
     foreign = dicom_bytes(deidentify(phantom_header(), KEYS, ProfileOptions()), PIXELS, 8)
     store = published(tmp_path / "out", dicom={2: file_of({"PatientName": "Roe^Jane"}), 4: foreign})
     problems = checked(store).problems
-    path = f"dicom/000000/{image_id(2)}.dcm"
+    path = f"dicom/0001-000000/{image_id(2)}.dcm"
     assert problems[0] == f"{path}: PatientName holds a value that may not be there"
-    assert {problem.partition(":")[0] for problem in problems[1:]} == {f"dicom/000001/{image_id(4)}.dcm"}
+    assert {problem.partition(":")[0] for problem in problems[1:]} == {f"dicom/0001-000001/{image_id(4)}.dcm"}
     assert any("PatientIdentityRemoved" in problem for problem in problems[1:])
     assert "Jane" not in str(problems)
 
@@ -139,10 +144,10 @@ def test_canaries_are_found_wherever_they_lie(tmp_path: Path) -> None:
     dicom = {1: file_of({"StationName": "Room Twelve"})}
     store = published(tmp_path / "out", {6: {"message": "cut short"}}, {0: image}, dicom)
     problems = checked(store, canaries).problems
-    header = f"the header of dicom/000000/{image_id(1)}.dcm holds 2 of the canaries"
+    header = f"the header of dicom/0001-000000/{image_id(1)}.dcm holds 2 of the canaries"
     assert header in problems
-    assert "shard 0: text columns hold 2 of the canaries" in problems
-    assert "shard 0: pixels of an image hold 1 of the canaries" in problems
+    assert "shard 0001-000000: text columns hold 2 of the canaries" in problems
+    assert "shard 0001-000000: pixels of an image hold 1 of the canaries" in problems
     assert not any(word in str(problems) for word in ("Room", "Roe", "Isar"))
     assert not any("canaries" in problem for problem in checked(store).problems)
 
@@ -152,11 +157,11 @@ def test_canaries_are_found_in_what_no_shard_names(tmp_path: Path) -> None:
     store.write("notes/of Roe^Jane.txt", b"nothing")
     store.write("notes/text", "Grüße, Roe^Jane".encode("utf-16"))
     problems = checked(store, Canaries(["Roe^Jane"])).problems
-    assert "2 files lie in the tree that the manifest does not name" in problems
+    assert "2 files lie in the tree that no manifest names" in problems
     assert "a file name holds 1 of the canaries" in problems
     assert "notes/text holds 1 of the canaries" in problems
-    model = Canaries([json.loads(store.read("_job.json"))["model"]["settings"]["kind"]])
-    assert "_job.json holds 1 of the canaries" in checked(store, model).problems
+    model = Canaries([json.loads(store.read("_snapshots/0001/_job.json"))["model"]["settings"]["kind"]])
+    assert "_snapshots/0001/_job.json holds 1 of the canaries" in checked(store, model).problems
 
 
 def test_text_in_sampled_images_is_a_problem_that_names_them(tmp_path: Path) -> None:
@@ -168,7 +173,7 @@ def test_text_in_sampled_images_is_a_problem_that_names_them(tmp_path: Path) -> 
     cv2.setNumThreads(1)
     store = published(tmp_path / "out", pixels={1: image, 4: plain})
     report = checked(store, images=99)
-    assert report.problems == [f"shard 0: 1 of 3 sampled images seem to show text: {image_id(1)}"]
+    assert report.problems == [f"shard 0001-000000: 1 of 3 sampled images seem to show text: {image_id(1)}"]
     assert report.images_looked_at == 6
     assert checked(store).problems == []
 
@@ -207,10 +212,10 @@ def test_settings_that_the_manifest_invents_are_refused() -> None:
 
 def test_the_sample_is_spread_over_all_published_rows_and_the_same_each_time() -> None:
     facts = [FileFacts("", rows, 0, "") if rows else None for rows in (5, 0, 2, 40)]
-    commits = [Commit(shard, 0, 50, fact, None) for shard, fact in enumerate(facts)]
+    commits = [Commit(1, shard, 0, 50, fact, None) for shard, fact in enumerate(facts)]
     job = Job(200, 50, "native", 4, {}, "s", "c", "k", MODEL, False)
     everything = IdentifierScan.of_job(job, commits, images=1000).images
-    assert everything == {0: list(range(5)), 2: [0, 1], 3: list(range(40))}
+    assert everything == {"0001-000000": list(range(5)), "0001-000002": [0, 1], "0001-000003": list(range(40))}
     some = IdentifierScan.of_job(job, commits, images=10).images
     assert sum(map(len, some.values())) == 10
     assert some == IdentifierScan.of_job(job, commits, images=10).images

@@ -70,8 +70,13 @@ def test_the_forms_are_found_where_they_are() -> None:
 
 def test_all_rows_come_back_shard_by_shard(store: Store, key: CustodianKey, recipient: LinkRecipient) -> None:
     for shard in (1, 0, 1_000_000, 999_999):
-        write_links(store, shard, [recipient.seal(row) for row in rows(shard, shard + 3)])
-    names = ["link-000000.parquet", "link-000001.parquet", "link-1000000.parquet", "link-999999.parquet"]
+        write_links(store, 1, shard, [recipient.seal(row) for row in rows(shard, shard + 3)])
+    names = [
+        "link-0001-000000.parquet",
+        "link-0001-000001.parquet",
+        "link-0001-1000000.parquet",
+        "link-0001-999999.parquet",
+    ]
     assert sorted(path.name for path in Path(store.root).iterdir()) == names
     opened = [key.open(sealed) for sealed in read_links(store)]
     spans = [{row.image_id for row in opened[first : first + 3]} for first in range(0, 12, 3)]
@@ -81,19 +86,19 @@ def test_all_rows_come_back_shard_by_shard(store: Store, key: CustodianKey, reci
 
 def test_a_shard_made_again_replaces_its_rows(store: Store, key: CustodianKey, recipient: LinkRecipient) -> None:
     for _ in range(2):
-        write_links(store, 7, [recipient.seal(row) for row in rows(0, 5)])
+        write_links(store, 1, 7, [recipient.seal(row) for row in rows(0, 5)])
     assert sorted(key.open(sealed).uri for sealed in read_links(store)) == [row.uri for row in rows(0, 5)]
 
 
 def test_a_shard_without_rows_is_a_table_without_rows(store: Store) -> None:
-    write_links(store, 0, [])
+    write_links(store, 1, 0, [])
     assert list(read_links(store)) == []
 
 
 def test_nothing_stands_in_clear(store: Store, recipient: LinkRecipient) -> None:
     written = rows(0, 40)
-    write_links(store, 0, [recipient.seal(row) for row in written])
-    data = store.read("link-000000.parquet")
+    write_links(store, 1, 0, [recipient.seal(row) for row in written])
+    data = store.read("link-0001-000000.parquet")
     values = {
         value for row in written for value in (row.uri, row.image_id, row.issuer, row.patient_old, row.patient_new)
     }
@@ -109,7 +114,7 @@ def test_nothing_stands_in_clear(store: Store, recipient: LinkRecipient) -> None
 def test_the_order_of_the_rows_tells_nothing(store: Store, key: CustodianKey, recipient: LinkRecipient) -> None:
     orders = []
     for _ in range(2):
-        write_links(store, 0, [recipient.seal(row) for row in rows(0, 40)])
+        write_links(store, 1, 0, [recipient.seal(row) for row in rows(0, 40)])
         sealed = list(read_links(store))
         assert sealed == sorted(sealed)
         orders.append([key.open(each).uri for each in sealed])
@@ -121,18 +126,20 @@ def test_a_place_without_a_link_table_is_told(store: Store, tmp_path: Path) -> N
     with pytest.raises(StorageFault, match="nothing found at"):
         list(read_links(store))
     Path(store.root, "below").mkdir(parents=True)
-    Path(store.root, "below", "link-000000.parquet").write_bytes(b"")
+    Path(store.root, "below", "link-0001-000000.parquet").write_bytes(b"")
     Path(store.root, "link-1.parquet").write_bytes(b"")
     with pytest.raises(UsageError, match="holds no link table: name the place that the job had as link_table"):
         list(read_links(store))
 
 
 def test_a_damaged_file_is_told_without_what_is_in_it(store: Store, recipient: LinkRecipient) -> None:
-    write_links(store, 3, [recipient.seal(row) for row in rows(0, 2)])
-    whole = store.read("link-000003.parquet")
+    write_links(store, 1, 3, [recipient.seal(row) for row in rows(0, 2)])
+    whole = store.read("link-0001-000003.parquet")
     buffer = io.BytesIO()
     pq.write_table(pa.table({"uri": ["Roe^Jane"]}), buffer)
     for content in (b"", whole[:-20], whole[:200], buffer.getvalue()):
-        store.write("link-000003.parquet", content)
-        with pytest.raises(StorageFault, match=r"^link-000003\.parquet in .* is damaged, or no file of a link table$"):
+        store.write("link-0001-000003.parquet", content)
+        with pytest.raises(
+            StorageFault, match=r"^link-0001-000003\.parquet in .* is damaged, or no file of a link table$"
+        ):
             list(read_links(store))

@@ -6,8 +6,9 @@ import pytest
 from prichexy.config import StorageConfig
 from prichexy.errors import Quarantined, StorageFault
 from prichexy.lake import storage
+from prichexy.lake.listing import StoredObject
 from prichexy.lake.source import read_source
-from prichexy.lake.storage import Store, StoredObject
+from prichexy.lake.storage import Store
 
 NAME = "Roe_Jane.dcm"
 

@@ -6,7 +6,8 @@ import pytest
 from prichexy.config import StorageConfig
 from prichexy.errors import StorageFault, UsageError
 from prichexy.lake import storage
-from prichexy.lake.storage import ObjectChanged, Store, StoredObject
+from prichexy.lake.listing import StoredObject
+from prichexy.lake.storage import ObjectChanged, Store
 
 
 def test_listing_shows_every_file_below_and_no_unfinished_write(tmp_path: Path) -> None:
