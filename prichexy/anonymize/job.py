@@ -1,6 +1,7 @@
 """The job around the stages: plan what is not committed yet, stream it through, finish, and tell the figures."""
 
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -246,25 +247,38 @@ def _images(
 ) -> ray.data.Dataset:
     """The stages over some shards; a row of figures for each.
 
-    A block is a span and stays one from ingest to encode (batch_size=None), so what the network sees as one batch
-    depends on the job alone. The model goes as a reference: actors that Ray replaces fetch it again.
+    A block is a span and stays one from ingest to encode, so what the network sees as one batch depends on the job
+    alone. The model goes as a reference: actors that Ray replaces fetch it again.
     """
     spans = np.array([span for shard in shards for span in _spans(work.job, shard)], dtype=np.int64)
     tasks = {"num_cpus": capacity.task_cpus}
+    # Ray Data sets cores aside for each operator, used or not: a bound on the lighter ones leaves ingest the rest.
+    free = capacity.cpus - min(capacity.actors, len(spans)) * capacity.actor_cpus
+    share = 2 if work.job.resolution == "native" else 4  # native images are much to encode, those of 256 px little
+    few = ray.data.TaskPoolStrategy(size=max(1, int(free / capacity.task_cpus / share)))
     return (
         ray.data.range(len(spans), override_num_blocks=len(spans))
-        .map_batches(ingest, fn_args=(spans, work), batch_size=1, batch_format="pyarrow", **tasks)
+        .map_batches(ingest, fn_args=(spans, work), batch_size=None, batch_format="pyarrow", **tasks)
         .map_batches(
             Obfuscate,
             fn_constructor_args=([weights], work),
-            batch_size=None,
+            # With GPUs Ray asks for a batch size; one that divides each span keeps spans apart. Without, this stage is
+            # fused with ingest, whose batches are numbers of spans.
+            batch_size=math.gcd(work.job.chunk, work.job.rows_per_shard) if capacity.actor_gpus else None,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(capacity.actors, len(spans))),
             num_cpus=capacity.actor_cpus,
             num_gpus=capacity.actor_gpus or None,
         )
-        .map_batches(encode, fn_args=(work, tally), batch_size=None, batch_format="pyarrow", **tasks)
-        .map_batches(publish, fn_args=(work,), batch_size=work.job.rows_per_shard, batch_format="pyarrow", num_cpus=0.1)
+        .map_batches(encode, fn_args=(work, tally), batch_size=None, batch_format="pyarrow", compute=few, **tasks)
+        .map_batches(
+            publish,
+            fn_args=(work,),
+            batch_size=work.job.rows_per_shard,
+            batch_format="pyarrow",
+            compute=few,
+            num_cpus=0.1,
+        )
     )
 
 

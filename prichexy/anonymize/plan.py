@@ -85,14 +85,12 @@ def check_resolution(model: ModelVersion, config: AnonymizeConfig) -> None:
         )
 
 
-def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: Job | None) -> Catalog:
-    """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one.
-
-    A new one of a destination that has snapshots holds what is new or changed since the last, which may be nothing.
+def existing_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: Job | None) -> Catalog | None:
+    """The catalog that SOURCE is, or that an earlier run froze; None where the lake has to be listed.
 
     Raises:
-        UsageError: a setting is missing or does not fit, or the catalog of an earlier run is gone.
-        StorageFault: a store failed; the same command goes on.
+        UsageError: a setting is missing or does not fit, or a catalog that is needed is gone.
+        StorageFault: a store failed.
     """
     given = open_catalog(config.source, config.storage)
     if given is not None:
@@ -112,12 +110,26 @@ def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: Jo
             raise UsageError(f"the catalog of the job in {config.destination} is gone from {place}: restore it")
         return frozen
     last = current_snapshot(destination)
-    since, place = (_catalog_place(config, pseudonyms, number) for number in (last, last + 1))
+    since = _catalog_place(config, pseudonyms, last)
     if last and open_catalog(since, config.storage) is None:
         raise UsageError(
             f"the catalog of snapshot {last} in {config.destination} is gone from {since}: restore it (or, where that "
             "job had a catalog as SOURCE, make the next with `prichexy catalog --since`)"
         )
+    return None
+
+
+def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: Job | None) -> Catalog:
+    """The job's frozen catalog: the one that SOURCE is, the one that an earlier run froze, or a new one.
+
+    A new one of a destination that has snapshots holds what is new or changed since the last, which may be nothing.
+    Errors are those of `existing_catalog`.
+    """
+    existing = existing_catalog(config, pseudonyms, going_on)
+    if existing is not None:
+        return existing
+    last = current_snapshot(Store(config.destination, config.storage))
+    since, place = (_catalog_place(config, pseudonyms, number) for number in (last, last + 1))
     if config.work_dir is None:
         Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(place).parent.chmod(0o700)
