@@ -3,12 +3,14 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
 from prichexy.config import RayConfig
 from prichexy.errors import PrichexyError, UsageError
@@ -68,9 +70,42 @@ def connected(config: RayConfig) -> Iterator[Capacity]:
     # Ray prints a paragraph to our stdout for each worker that dies, among the JSON; it has no public switch for that.
     ray._private.worker._worker_logs_enabled = False
     try:
-        yield _capacity(config)
+        with _scaled(config):
+            yield _capacity(config)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _scaled(config: RayConfig) -> Iterator[None]:
+    """The cores and GPUs that are waited for, of a cluster that scales by itself; afterwards they may go again.
+
+    The job shares out what is there when it begins, so it must not begin on a head without workers.
+
+    Raises:
+        PrichexyError: they did not come in time.
+    """
+    cpus, gpus = config.wait_cpus or 0, config.wait_gpus or 0
+    if not (cpus or gpus):
+        yield
+        return
+    request_resources(bundles=[{"GPU": 1, "CPU": 1}] * gpus + [{"CPU": 1}] * max(0, cpus - gpus))
+    try:
+        deadline = time.monotonic() + config.wait_seconds
+        while not _has(ray.cluster_resources(), cpus, gpus):
+            if time.monotonic() > deadline:
+                raise PrichexyError(
+                    f"{cpus} cores and {gpus} GPUs did not come within {config.wait_seconds} s (ray.wait_seconds): "
+                    "see `ray status` for what the cluster waits for"
+                )
+            time.sleep(2)
+        yield
+    finally:
+        request_resources(bundles=[])
+
+
+def _has(total: dict[str, float], cpus: int, gpus: int) -> bool:
+    return total.get("CPU", 0) >= cpus and total.get("GPU", 0) >= gpus
 
 
 def _start(**settings: Any) -> None:

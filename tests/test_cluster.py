@@ -1,9 +1,14 @@
 """How a cluster's cores and GPUs are shared out between actors and the tasks that feed them."""
 
-import pytest
+import json
 
-from prichexy.cluster import shared_out
-from prichexy.errors import UsageError
+import pytest
+from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.experimental.internal_kv import _internal_kv_get
+
+from prichexy.cluster import _scaled, shared_out
+from prichexy.config import RayConfig
+from prichexy.errors import PrichexyError, UsageError
 
 
 @pytest.mark.parametrize("gpus", [0, 1, 2, 8])
@@ -20,3 +25,21 @@ def test_a_core_is_always_left_for_the_tasks(cpus: int, gpus: int, wished: int |
 def test_one_core_is_too_little() -> None:
     with pytest.raises(UsageError, match="two are needed"):
         shared_out(1, 1, None)
+
+
+def asked_for() -> list[dict[str, float]]:
+    """What the autoscaler was last told to make room for."""
+    told: list[dict[str, float]] = json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL))
+    return told
+
+
+def test_a_job_waits_for_what_it_names_and_lets_it_go_afterwards(local_ray: None) -> None:
+    with _scaled(RayConfig(wait_cpus=2)):
+        assert asked_for() == [{"CPU": 1}, {"CPU": 1}]
+    assert asked_for() == []
+    with (
+        pytest.raises(PrichexyError, match=r"^2 cores and 1 GPUs did not come within 1 s \(ray\.wait_seconds\)"),
+        _scaled(RayConfig(wait_cpus=2, wait_gpus=1, wait_seconds=1)),
+    ):
+        raise AssertionError("unreachable")
+    assert asked_for() == []

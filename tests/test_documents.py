@@ -15,6 +15,7 @@ from prichexy.config import (
     CompareConfig,
     PrepareConfig,
     PromoteConfig,
+    PublishConfig,
     Settings,
     TrainConfig,
     load,
@@ -57,7 +58,10 @@ def test_readme_lists_every_setting(kind: type[BaseModel]) -> None:
 def test_every_job_configuration_is_valid(file: Path) -> None:
     kinds: dict[str, type[Settings]] = {
         "anonymize": AnonymizeConfig,
+        "audit": AuditConfig,
         "compare": CompareConfig,
+        "promote": PromoteConfig,
+        "publish": PublishConfig,
         "train": TrainConfig,
     }
     assert load(kinds[file.stem.split("-")[0]], file)

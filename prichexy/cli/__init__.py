@@ -20,9 +20,11 @@ from prichexy import config as settings
 from prichexy.cli.audit import audit
 from prichexy.cli.console import AsJson, ConfigFile, Overrides, SecretFile, TrackingUri, exit_codes, show
 from prichexy.cli.deid import deid
+from prichexy.cli.doctor import doctor
 from prichexy.cli.link import link
 from prichexy.cli.models import models
 from prichexy.cli.promotion import promote
+from prichexy.cli.publish import publish
 from prichexy.cli.snapshots import snapshots
 from prichexy.errors import PrichexyError, UsageError
 
@@ -373,5 +375,7 @@ def demo(
 
 
 app.command()(deid)
+app.command()(doctor)
 app.command()(snapshots)
 app.command()(promote)  # after the commands that come before it
+app.command()(publish)

@@ -21,6 +21,7 @@ from prichexy.config.preparing import (
     PrepareConfig,
     SplitConfig,
 )
+from prichexy.config.publication import PublishConfig, SplitShares
 from prichexy.config.publishing import (
     DEFAULT_MODEL,
     AnonymizeConfig,
@@ -70,9 +71,11 @@ __all__ = [
     "PrepareConfig",
     "PretrainingConfig",
     "PromoteConfig",
+    "PublishConfig",
     "RayConfig",
     "Settings",
     "SplitConfig",
+    "SplitShares",
     "StageConfig",
     "StorageConfig",
     "StoragePlace",

@@ -41,6 +41,11 @@ class RayConfig(Settings):
     )
     num_cpus: int | None = Field(None, ge=1, description="cores of a local Ray; all of the machine's when unset")
     actors: int | None = Field(None, ge=1, description="generator actors; one a GPU, or one a core, when unset")
+    wait_cpus: int | None = Field(
+        None, ge=1, description="cores to ask a cluster that scales by itself for, and to wait for, before work begins"
+    )
+    wait_gpus: int | None = Field(None, ge=1, description="the same for GPUs, each with a core of its node")
+    wait_seconds: int = Field(1800, ge=1, description="longest wait for them")
 
 
 class LimitsConfig(Settings):

@@ -302,7 +302,7 @@ def _png_is_sound(png: bytes, width: int, height: int, depth: int) -> bool:
 def _foreign_files(store: Store, others: list[str]) -> list[str]:
     """What lies in the tree though no snapshot has it. Files of a snapshot that is being made are none's business."""
     current = read_manifest(store)
-    known, newest = {layout.SUCCESS}, current["snapshot"] if current else 0
+    known, newest = {layout.SUCCESS, *layout.CARD_FILES}, current["snapshot"] if current else 0
     for number in range(1, newest + 1):
         manifest = read_manifest(store, number)
         if manifest is None:

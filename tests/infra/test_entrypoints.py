@@ -1,0 +1,246 @@
+"""Every command line in a manifest names a program, flags, files and settings that exist; no file holds a secret."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from ray.scripts.scripts import cli as ray_cli
+
+from prichexy.cli import app
+from prichexy.config import (
+    AnonymizeConfig,
+    AuditConfig,
+    CompareConfig,
+    PromoteConfig,
+    PublishConfig,
+    Settings,
+    TrainConfig,
+    load,
+)
+from tests.infra.built import INFRA, OVERLAYS, ROOT, compose, of_kind, overlay, tool
+
+JOBS: dict[str, type[Settings]] = {
+    "anonymize": AnonymizeConfig,
+    "audit": AuditConfig,
+    "promote": PromoteConfig,
+    "publish": PublishConfig,
+    "train": TrainConfig,
+}
+SCRIPTS = ("prepare.py", "healthy.py", "fetch_secret.py")
+"""In the images' working folder, /app."""
+
+
+def command_lines() -> Iterator[tuple[str, list[str]]]:
+    """Where it stands, and its words."""
+    for name in OVERLAYS:
+        for job in of_kind(name, "RayJob").values():
+            yield f"{name}/{job['metadata']['name']}", shlex.split(job["spec"]["entrypoint"])
+        for job in of_kind(name, "Job").values():
+            yield f"{name}/{job['metadata']['name']}", job["spec"]["template"]["spec"]["containers"][0]["command"]
+    for name, service in compose()["services"].items():
+        if "command" in service:
+            yield f"compose/{name}", [*service.get("entrypoint", ()), *service["command"]]
+    for step in re.findall(r"^HEALTHCHECK.*?CMD (\[.*?\])$", dockerfile(), re.MULTILINE):
+        yield "Dockerfile", yaml.safe_load(step)
+    launcher = yaml.safe_load((INFRA / "aws" / "cluster.yaml").read_text())
+    for group in ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+        for line in launcher[group]:
+            yield f"cluster.yaml/{group}", words(line.split(";")[-1])
+    sky = yaml.safe_load((INFRA / "aws" / "sky.yaml").read_text())
+    for line in (sky["setup"] + sky["run"]).splitlines():
+        if not line.startswith("cd "):
+            yield "sky.yaml", words(line)
+    for file in (INFRA / "README.md", INFRA / "compose.yaml"):
+        text = re.sub(r"\\\n#?\s*", "", file.read_text())
+        for line in re.findall(r"exec ray-head\s+(.*)", text):
+            yield file.name, words(line)
+
+
+def dockerfile() -> str:
+    return (INFRA / "docker" / "Dockerfile").read_text().replace("\\\n", "")
+
+
+def words(line: str) -> list[str]:
+    """A shell's words, without the variables that are set before the program."""
+    found = shlex.split(line)
+    while re.match(r"[A-Z_]+=", found[0]):
+        del found[0]
+    return found
+
+
+def test_every_command_line_is_understood() -> None:
+    kinds = [check(*each) for each in command_lines()]
+    assert set(kinds) == {"job", "script", "prichexy", "ray", "mlflow", "weed"}
+    assert kinds.count("job") >= 5 * len(OVERLAYS)
+
+
+def check(where: str, line: list[str]) -> str:
+    """What kind of command it is, having parsed it; nothing is run but `weed -h`."""
+    program, *rest = line
+    if program == "python" and Path(rest[0]).name in SCRIPTS:
+        check_script(where, rest)
+        return "script"
+    if program == "python":
+        check_job(where, rest)
+        return "job"
+    if program == "weed":
+        check_weed(rest)
+        return "weed"
+    if program == "mlflow":
+        from mlflow.cli import cli
+
+        parse(cli, rest)
+        return "mlflow"
+    if program == "ray":
+        parse(ray_cli, rest)
+        if rest[:2] == ["job", "submit"] and "--" in rest:
+            check(where, rest[rest.index("--") + 1 :])
+        return "ray"
+    assert program == "prichexy", f"{where}: {program} is not known here"
+    parse(typer.main.get_command(app), rest)
+    if "--config" in rest:
+        check_config(where, AnonymizeConfig, rest)
+    return "prichexy"
+
+
+def check_script(where: str, line: list[str]) -> None:
+    name = Path(line[0]).name
+    assert line[0] in (name, f"/app/{name}"), where
+    assert (INFRA / "docker" / name).exists()
+    assert re.search(rf"COPY .*infra/docker/{re.escape(name)}.* \./", dockerfile()), f"{name} is not in the images"
+    if name == "prepare.py":
+        assert f'case ["{line[1]}"' in (INFRA / "docker" / name).read_text(), where
+
+
+def check_job(where: str, line: list[str]) -> None:
+    """The job's file exists and takes these options, and its configuration these settings."""
+    script = ROOT / line[0].removeprefix("/app/")
+    assert script.parent == ROOT / "jobs", where
+    assert script.exists(), f"{where}: there is no {script.name}"
+    spec = importlib.util.spec_from_file_location(f"job_{script.stem}", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    single = typer.Typer()
+    single.command()(module.main)
+    parse(typer.main.get_command(single), line[1:])
+    check_config(where, CompareConfig if "--compare" in line else JOBS[script.stem], line)
+
+
+def check_config(where: str, kind: type[Settings], line: list[str]) -> None:
+    file = line[line.index("--config") + 1].removeprefix("/app/")
+    assert file.startswith("jobs/configs/"), where
+    assert load(kind, ROOT / file, [word for word in line if re.match(r"[\w.]+=", word)])
+
+
+def parse(command: Any, line: list[str]) -> None:
+    """Let click (or typer's own copy of it) read the words, down to the last subcommand; unknown ones raise."""
+    context = command.make_context(command.name or "", list(line))
+    while hasattr(context.command, "resolve_command"):
+        name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+
+
+def check_weed(line: list[str]) -> None:
+    help_text = subprocess.run([tool("weed"), line[0], "-h"], capture_output=True, text=True)
+    known = set(re.findall(r"^\s+-([\w.]+)", help_text.stdout + help_text.stderr, re.MULTILINE))
+    assert {re.split("=", flag)[0].removeprefix("-") for flag in line[1:]} <= known
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("python /app/jobs/anonymise.py --config /app/jobs/configs/anonymize.yaml", "there is no anonymise.py"),
+        ("python /app/jobs/anonymize.py --configuration /app/jobs/configs/anonymize.yaml", "--configuration"),
+        ("python /app/jobs/anonymize.py --config /app/jobs/configs/anonymise.yaml", "anonymise.yaml can't be read"),
+        ("python /app/jobs/anonymize.py --config /app/jobs/configs/anonymize.yaml ray.wait_gpu=1", "ray.wait_gpu"),
+        ("prichexy doctors", "doctors"),
+        ("prichexy doctor --all", "--all"),
+        ("ray start --heads", "--heads"),
+        ("weed server -s3.portt=1", "s3.portt"),
+        ("python prepare.py secret /made", "here"),
+    ],
+)
+def test_a_slip_in_a_command_line_is_found(line: str, told: str) -> None:
+    with pytest.raises(Exception, match=r".") as caught:  # two copies of click have no error in common
+        check("here", shlex.split(line))
+    assert told in str(caught.value)
+
+
+def test_every_path_of_a_configuration_in_a_document_exists() -> None:
+    for file in (*INFRA.rglob("*.md"), *INFRA.rglob("*.yaml")):
+        for place in re.findall(r"(?:jobs|infra)/[\w./-]+\w", file.read_text()):
+            assert (ROOT / place).exists(), f"{file.relative_to(ROOT)} names {place}"
+
+
+# ---- no secret in any file
+
+PATTERNS = {
+    "an AWS key id": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a private key": r"BEGIN [A-Z ]*PRIVATE KEY",
+    "a value of a secret": r"(?i)(secret|password|token|access_?key)[\w-]*['\"]?[ ]*[:=][ ]*['\"]?(?!/)[\w+/-]{16,}",
+    "a password in an address": r"\w+://[^/\s:@{]+:[^/\s@{]+@",
+    "random digits": r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{32,}\b",
+}
+
+
+def found_in(text: str) -> list[str]:
+    return [what for what, pattern in PATTERNS.items() if re.search(pattern, text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aws_access_key_id = AKIAIOSFODNN7EXAMPLE",
+        "aws_secret_access_key = wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY",
+        "POSTGRES_PASSWORD: hunter2hunter2hunter2",
+        "postgresql://mlflow:hunter2@postgres/mlflow",
+        "key: 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+    ],
+)
+def test_a_planted_secret_is_found(text: str) -> None:
+    assert found_in(text) != []
+
+
+def test_no_file_holds_a_secret() -> None:
+    files = [path for place in (INFRA, ROOT / "jobs") for path in place.rglob("*") if path.is_file()]
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in files if path.suffix != ".pyc"}
+    assert len(texts) > 30
+    assert {name: found for name, text in texts.items() if (found := found_in(text))} == {}
+    assert not [name for name in texts if Path(name).suffix in (".key", ".pem", ".env", ".crt")]
+
+
+def test_environments_name_secret_files_and_hold_none() -> None:
+    telling = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|KEY", re.IGNORECASE)
+    for name, value in environments():
+        if telling.search(name):
+            assert re.search(r"(FILE|PATH)$", name), name
+            assert value.startswith("/run/secrets/"), name
+
+
+def environments() -> Iterator[tuple[str, str]]:
+    for service in compose()["services"].values():
+        yield from service.get("environment", {}).items()
+    for name in OVERLAYS:
+        yield from variables(overlay(name))
+    yield from yaml.safe_load((INFRA / "aws" / "sky.yaml").read_text())["envs"].items()
+
+
+def variables(part: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key == "env":
+                yield from ((each["name"], each["value"]) for each in value)
+            else:
+                yield from variables(value)
+    elif isinstance(part, list | tuple):
+        for each in part:
+            yield from variables(each)
