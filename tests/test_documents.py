@@ -47,7 +47,9 @@ def row(name: str, default: Any, description: str) -> str:
     return f"| `{name}` | {shown} | {description} |"
 
 
-@pytest.mark.parametrize("kind", [AnonymizeConfig, PrepareConfig, TrainConfig, AuditConfig, PromoteConfig])
+@pytest.mark.parametrize(
+    "kind", [AnonymizeConfig, PrepareConfig, TrainConfig, AuditConfig, PromoteConfig, PublishConfig]
+)
 def test_readme_lists_every_setting(kind: type[BaseModel]) -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
     missing = [text for text in (row(*setting) for setting in settings(kind)) if text not in lines]
