@@ -11,6 +11,7 @@ import typer
 
 from prichexy.cli.audit import run_audit, run_compare
 from prichexy.cli.console import exit_codes
+from prichexy.cli.dry_run import DryRun, PricePerHour, SecondsPerAttack, show_plan
 from prichexy.config import AuditConfig, CompareConfig, load
 
 
@@ -19,12 +20,18 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Audit the configuration's rows alike.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    dry_run: DryRun = False,
+    seconds_per_attack: SecondsPerAttack = None,
+    price_per_hour: PricePerHour = None,
 ) -> None:
     """Audit a model, as the configuration says; exit code 1 when the verdict is no."""
-    if compare:
-        run_compare(load(CompareConfig, config, overrides or ()), as_json)
+    loaded = load(CompareConfig if compare else AuditConfig, config, overrides or ())
+    if dry_run:
+        show_plan(loaded, as_json, seconds_per_attack=seconds_per_attack, price_per_hour=price_per_hour)
+    elif isinstance(loaded, CompareConfig):
+        run_compare(loaded, as_json)
     else:
-        run_audit(load(AuditConfig, config, overrides or ()), as_json)
+        run_audit(loaded, as_json)
 
 
 if __name__ == "__main__":

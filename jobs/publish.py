@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prichexy.cli.console import exit_codes
+from prichexy.cli.dry_run import DryRun, show_plan
 from prichexy.cli.publish import run_publish
 from prichexy.config import PublishConfig, load
 
@@ -17,9 +18,14 @@ def main(
     config: Annotated[Path | None, typer.Option(help="YAML file with the settings.")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write what stands beside the shards, or with check=true say what is missing, as the configuration says."""
-    run_publish(load(PublishConfig, config, overrides or ()), as_json)
+    loaded = load(PublishConfig, config, overrides or ())
+    if dry_run:
+        show_plan(loaded, as_json)
+    else:
+        run_publish(loaded, as_json)
 
 
 if __name__ == "__main__":

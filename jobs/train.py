@@ -10,6 +10,7 @@ import typer
 
 from prichexy.cli import run_train
 from prichexy.cli.console import exit_codes
+from prichexy.cli.dry_run import DryRun, ImagesPerSecond, PricePerHour, show_plan
 from prichexy.config import TrainConfig, load
 
 
@@ -17,9 +18,16 @@ def main(
     config: Annotated[Path, typer.Option(help="YAML file with the run's settings.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    dry_run: DryRun = False,
+    images_per_second: ImagesPerSecond = None,
+    price_per_hour: PricePerHour = None,
 ) -> None:
     """Train from a training table to a registered model, as the configuration says."""
-    run_train(load(TrainConfig, config, overrides or ()), as_json)
+    loaded = load(TrainConfig, config, overrides or ())
+    if dry_run:
+        show_plan(loaded, as_json, images_per_second=images_per_second, price_per_hour=price_per_hour)
+    else:
+        run_train(loaded, as_json)
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_a_containers_little_shared_memory(tmp_path: Path) -> None:
 
 
 def test_every_node_of_a_cluster_is_asked(sound: dict[str, object], local_ray: None) -> None:
-    found = findings(sound)
+    found = findings({**sound, "ray": {"address": "auto"}})
     assert "on 1 nodes, 2 cores" in found["ray"].found
     assert found["gpus"].state == "warning"
     assert found["exposure"].state == "ok"

@@ -28,6 +28,7 @@ from prichexy.imaging.radiograph import Pixels
 from prichexy.lake.listing import StoredObject
 from prichexy.lake.source import read_source
 from prichexy.lake.storage import Store
+from prichexy.lake.withdrawal import is_withdrawn
 
 
 @guarded("ingest")
@@ -173,6 +174,8 @@ def _identity(row: Row, image_id: str, data: bytes, radiograph: Radiograph, keys
     labelled: str | None = row["patient_id"]
     patient = ("", labelled) if labelled else radiograph.patient_key
     facts: Row = {"patient_id": keys.patient_id(*patient) if patient else None}
+    if is_withdrawn(keys, work.withdrawn, image_id, facts["patient_id"]):
+        raise Quarantined("deidentify", "Withdrawn", "the image, or its patient, was withdrawn from this destination")
     replaced: dict[str, str] = {}
     if work.needs_header and radiograph.source_format == "dicom":
         header = deidentify(read_header(data), keys, work.profile, patient, replaced)

@@ -34,7 +34,7 @@ from prichexy.lake.snapshots import finish, jobs_of, read_manifest
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import to_bytes
 from prichexy.progress import Progress
-from prichexy.registry import Registry
+from prichexy.registry import ModelVersion, Registry, note_publication
 
 log = logging.getLogger("prichexy.anonymize")
 
@@ -57,6 +57,7 @@ class Summary:
         published: of them in shards.
         quarantined: of them in quarantine.
         replaced: of them published once and anew since, from a source file that changed.
+        withdrawn: of them published once and taken out since.
         reasons: quarantined, by reason.
         shards: shards in the destination.
         resumed: shards that earlier runs had committed.
@@ -80,6 +81,7 @@ class Summary:
     published: int
     quarantined: int
     replaced: int
+    withdrawn: int
     shards: int
     resumed: int
     seconds: float
@@ -126,12 +128,15 @@ def anonymize(config: AnonymizeConfig) -> Summary:
         going_on = begun(config, keys)
         catalog = frozen_catalog(config, keys, going_on)
         if not catalog.rows:
+            _note(registry, model, destination)
             return _nothing_new(destination, catalog, began)
         snapshot = going_on.snapshot if going_on else current_snapshot(destination) + 1
         job = job_of(config, catalog, model, audit, keys, snapshot)
         claim(destination, job)
         work = work_of(config, catalog, job, secret.absolute(), recipient)
-        return _published(config, work, weights, (lease, stop), began)
+        summary = _published(config, work, weights, (lease, stop), began)
+        _note(registry, model, destination)
+        return summary
 
 
 def _published(
@@ -155,13 +160,24 @@ def _published(
             streaming = _stream(work, todo, ray.put(weights), capacity, *guards)
     for guard in guards:
         guard.check()
-    manifest = read_manifest(destination, job.snapshot) if not todo else None
+    manifest = read_manifest(destination) if not todo and current_snapshot(destination) >= job.snapshot else None
     if manifest is None:
         keys = pseudonyms(work.secret_file)
         manifest = finish(destination, job, {keys.image_id(uri) for uri in replacing(work.catalog, work.storage)})
     done = sum(stop - start for start, stop in map(job.span, todo))
     rate = round(done / streaming, 2) if streaming else 0.0
     return _summary(destination, manifest, work.catalog, began, new=job.rows, resumed=len(committed), rate=rate)
+
+
+def _note(registry: Registry, model: ModelVersion, destination: Store) -> None:
+    """Tell the registry what was published with the model; that it can't be told fails no job that is done."""
+    manifest = read_manifest(destination)
+    jobs = jobs_of(manifest) if manifest else []
+    made = [job.snapshot for job in jobs if job.model_version == f"{model.name}/{model.version}"]
+    try:
+        note_publication(registry, model, destination.place, made)
+    except PrichexyError as error:
+        log.warning("registry: it is not noted with the model what was published with it: %s", error)
 
 
 def _nothing_new(destination: Store, catalog: Catalog, began: float) -> Summary:
@@ -195,6 +211,7 @@ def _summary(
         published=counts["published"],
         quarantined=counts["quarantined"],
         replaced=counts["replaced"],
+        withdrawn=counts.get("withdrawn", 0),
         reasons=manifest["quarantined"],
         shards=len(manifest["shards"]),
         resumed=resumed,

@@ -12,6 +12,7 @@ from prichexy.imaging import DecodeLimits
 from prichexy.lake.job import Job, current_snapshot, read_job
 from prichexy.lake.shards import UNAUDITED
 from prichexy.lake.storage import Store
+from prichexy.lake.withdrawal import withdrawn_marks
 from prichexy.obfuscation import load
 from prichexy.registry import ModelVersion, Registry, passing_audit
 from prichexy.verdict import VerdictError, audit_id
@@ -109,7 +110,7 @@ def existing_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: 
         if frozen is None:
             raise UsageError(f"the catalog of the job in {config.destination} is gone from {place}: restore it")
         return frozen
-    last = current_snapshot(destination)
+    last = _last_listed(destination)
     since = _catalog_place(config, pseudonyms, last)
     if last and open_catalog(since, config.storage) is None:
         raise UsageError(
@@ -128,8 +129,9 @@ def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: Jo
     existing = existing_catalog(config, pseudonyms, going_on)
     if existing is not None:
         return existing
-    last = current_snapshot(Store(config.destination, config.storage))
-    since, place = (_catalog_place(config, pseudonyms, number) for number in (last, last + 1))
+    destination = Store(config.destination, config.storage)
+    last, current = _last_listed(destination), current_snapshot(destination)
+    since, place = (_catalog_place(config, pseudonyms, number) for number in (last, current + 1))
     if config.work_dir is None:
         Path(place).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(place).parent.chmod(0o700)
@@ -145,6 +147,12 @@ def frozen_catalog(config: AnonymizeConfig, pseudonyms: Pseudonyms, going_on: Jo
         ),
         salt=bytes.fromhex(pseudonyms.fingerprint("catalog-salt")),
     )
+
+
+def _last_listed(destination: Store) -> int:
+    """The newest snapshot that a job made, which has a catalog; a withdrawal has none. 0 for the first job."""
+    there = read_job(destination)
+    return there.snapshot if there else 0
 
 
 def _catalog_place(config: AnonymizeConfig, pseudonyms: Pseudonyms, snapshot: int) -> str:
@@ -215,4 +223,5 @@ def work_of(config: AnonymizeConfig, catalog: Catalog, job: Job, secret: Path, r
         transfer_syntax=config.transfer_syntax,
         link_table=Store(config.link_table, config.storage).place if config.link_table else None,
         link_recipient=recipient,
+        withdrawn=withdrawn_marks(Store(config.destination, config.storage)),
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,11 +20,13 @@ from prichexy.anonymize.metrics import WatchedStore, batched, committed, timed
 from prichexy.anonymize.work import ENCODED, FACTS, OBFUSCATED, Row, Work, grey_levels, guarded, pseudonyms, set_aside
 from prichexy.deid import dicom_bytes, read_header
 from prichexy.errors import Quarantined
-from prichexy.imaging import encode_png, from_unit, to_unit
+from prichexy.imaging import encode_png
+from prichexy.imaging.radiograph import Pixels
 from prichexy.lake.commit import commit_shard
 from prichexy.lake.dicom_files import write_dicom
 from prichexy.lake.link import write_links
-from prichexy.obfuscation import from_bytes
+from prichexy.obfuscation import from_bytes, obfuscate_levels
+from prichexy.obfuscation.allocation import keep_memory
 
 
 class Obfuscate:
@@ -33,6 +36,8 @@ class Obfuscate:
     def __init__(self, model: "list[ray.ObjectRef[bytes]]", work: Work) -> None:
         """Load the model (a reference to its bytes) onto this worker's GPU, or one thread of its CPU."""
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        keep_memory()
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.obfuscator = from_bytes(ray.get(model[0]), self.device)
         self.work = work
@@ -52,28 +57,22 @@ class Obfuscate:
                 rows[number]["pixels"] = pixels.tobytes()
         return pa.Table.from_pylist(rows, OBFUSCATED)
 
-    def _obfuscated(self, table: pa.Table, rows: list[Row], good: list[int]) -> Iterator[np.ndarray[Any, Any] | None]:
+    def _obfuscated(self, table: pa.Table, rows: list[Row], good: list[int]) -> Iterator[Pixels | None]:
         """Grey levels of the rows that have pixels, one image at a time; None where the model gave no numbers."""
         if not good:
             return
         batched(len(good))
         size, pixels, thumbnails = self.work.network_size, table["pixels"], table["thumbnail"]
         seeds_N = torch.tensor([self.pseudonyms.noise_seed(rows[n]["image_id"]) for n in good], dtype=torch.int64)
-        images = (self._unit(pixels[n].as_buffer(), rows[n], rows[n]["height"], rows[n]["width"]) for n in good)
+        images = (grey_levels(pixels[n].as_buffer(), rows[n], rows[n]["height"], rows[n]["width"]) for n in good)
+        small = (
+            [grey_levels(thumbnails[n].as_buffer(), rows[n], size, size) for n in good]
+            if self.work.needs_thumbnail
+            else None
+        )
+        depths = [rows[n]["bit_depth"] for n in good]
         with torch.inference_mode():
-            if self.work.needs_thumbnail:
-                small_N1HW = torch.stack([self._unit(thumbnails[n].as_buffer(), rows[n], size, size) for n in good])
-                outputs = self.obfuscator.at_native(small_N1HW, images, seeds_N)
-            else:
-                outputs = iter(self.obfuscator(torch.stack(list(images)), seeds_N))
-            for n, output_1HW in zip(good, outputs, strict=True):
-                image = output_1HW[0].float().cpu().numpy()
-                yield from_unit(image, rows[n]["bit_depth"]) if np.isfinite(image).all() else None
-
-    def _unit(self, data: pa.Buffer, row: Row, height: int, width: int) -> torch.Tensor:
-        """Grey levels -> (1, H, W) float32 in [0, 1] on the actor's device."""
-        pixels = grey_levels(data, row, height, width)
-        return torch.from_numpy(to_unit(pixels, row["bit_depth"])).unsqueeze(0).to(self.device)
+            yield from obfuscate_levels(self.obfuscator, images, depths, seeds_N, small, self.device)
 
 
 @guarded("encode")

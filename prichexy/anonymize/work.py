@@ -72,6 +72,8 @@ class Work:
     transfer_syntax: TransferSyntax
     link_table: str | None
     link_recipient: LinkRecipient | None
+    withdrawn: frozenset[str] = frozenset()
+    """Keyed marks of patients and images that must not be published again (`prichexy.lake.withdrawal`)."""
 
     @property
     def model_version(self) -> str:

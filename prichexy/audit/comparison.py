@@ -14,7 +14,7 @@ from prichexy.cluster import connected
 from prichexy.config.audit import CompareConfig, ComparedModel
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import create_untrained, to_bytes
-from prichexy.registry import Registry
+from prichexy.registry import ModelVersion, Registry
 from prichexy.verdict import AuditRecord
 
 REPORT, TABLE = "comparison.html", "comparison.json"
@@ -54,15 +54,22 @@ def _audited(row: ComparedModel, config: CompareConfig) -> Audited:
     own = config if row.training_run is None else config.model_copy(update={"training_run": row.training_run})
     registry = Registry(config.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
-        place = Path(folder)
-        if row.model is not None:
-            model = registry.fetch(row.model, place)
-        else:
-            assert row.obfuscation is not None
-            given = dict(row.obfuscation)
-            create_untrained(str(given.pop("kind", "")), place / "model", config.seed, given)
-            model = registry.fetch(str(place / "model"), place)
+        model = row_model(row, config.seed, registry, Path(folder))
         return audit_model(own, model, to_bytes(model.folder), registry=None, classifiers=config.utility)
+
+
+def row_model(row: ComparedModel, seed: int, registry: Registry, into: Path) -> ModelVersion:
+    """The model of a row, its files in the empty folder `into`.
+
+    Raises:
+        UsageError: there is no such model, or settings that fit no obfuscation.
+    """
+    if row.model is not None:
+        return registry.fetch(row.model, into)
+    assert row.obfuscation is not None
+    given = dict(row.obfuscation)
+    create_untrained(str(given.pop("kind", "")), into / "model", seed, given)
+    return registry.fetch(str(into / "model"), into)
 
 
 def summarized(records: Sequence[tuple[str, AuditRecord]]) -> list[dict[str, Any]]:

@@ -113,14 +113,10 @@ def audit_model(
     began = time.monotonic()
     secret = read_secret_file(secret_file(config.secret_file))
     everyone = attackers_with(_recipe(config))
-    unknown = sorted(set(config.attackers or ()) - everyone.keys())
-    if unknown:
-        raise UsageError(f"setting attackers: there is no {unknown[0]}; see `prichexy audit --list`")
-    chosen = [one for name, one in everyone.items() if config.attackers is None or name in config.attackers]
+    chosen = chosen_attackers(config)
     table = open_table(config.table, config.storage, config.cache)
     verifier, classifier = critics(config, table.facts.fingerprint)
-    out = Store(config.out, config.storage)
-    place = below(out, _key(config, model, table))
+    place = place_of(config, model, table)
     place.check_writable()
     with connected(config.ray) as capacity:
         material = gather(config, table, content, verifier, classifier)
@@ -147,6 +143,24 @@ def audit_model(
         verdict=judge(results, utility, config.thresholds, expected),
     )
     return _keep(record, secret, place if registry else below(place, COMPARED), material, config, registry, began)
+
+
+def chosen_attackers(config: AuditSettings) -> list[Attacker]:
+    """The attackers that the settings name; all where they name none.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    everyone = attackers_with(_recipe(config))
+    unknown = sorted(set(config.attackers or ()) - everyone.keys())
+    if unknown:
+        raise UsageError(f"setting attackers: there is no {unknown[0]}; see `prichexy audit --list`")
+    return [one for name, one in everyone.items() if config.attackers is None or name in config.attackers]
+
+
+def place_of(config: AuditSettings, model: ModelVersion, table: TrainingTable) -> Store:
+    """Where an audit's runs, record and report are kept."""
+    return below(Store(config.out, config.storage), _key(config, model, table))
 
 
 def _keep(

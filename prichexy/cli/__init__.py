@@ -21,11 +21,13 @@ from prichexy.cli.audit import audit
 from prichexy.cli.console import AsJson, ConfigFile, Overrides, SecretFile, TrackingUri, exit_codes, show
 from prichexy.cli.deid import deid
 from prichexy.cli.doctor import doctor
+from prichexy.cli.lineage import lineage
 from prichexy.cli.link import link
 from prichexy.cli.models import models
 from prichexy.cli.promotion import promote
 from prichexy.cli.publish import publish
 from prichexy.cli.snapshots import snapshots
+from prichexy.cli.withdraw import withdraw
 from prichexy.errors import PrichexyError, UsageError
 
 # Ray, torch and MLflow take seconds to import: each command imports what it needs, so that --help and mistakes are
@@ -379,3 +381,5 @@ app.command()(doctor)
 app.command()(snapshots)
 app.command()(promote)  # after the commands that come before it
 app.command()(publish)
+app.command()(withdraw)
+app.command()(lineage)

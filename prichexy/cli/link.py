@@ -99,12 +99,12 @@ def _print_table(rows: list["LinkRow"]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         shown = (row.uri, row.image_id, row.patient_old or "", row.patient_new or "")
-        table.add_row(*(Text(_printable(value)) for value in shown))
+        table.add_row(*(Text(printable(value)) for value in shown))
     Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
-def _printable(text: str) -> str:
-    """A foreign file's name may hold what steers a terminal, or what can't be printed at all."""
+def printable(text: str) -> str:
+    """Text that may stand on a terminal: a foreign file's name may steer it, or hold what can't be printed at all."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 

@@ -38,7 +38,8 @@ def snapshots(
         if manifest is None:
             raise PrichexyError(f"{destination} has no snapshot {number}, or its manifest was altered")
         paths = [commit.data.path for commit in shards_of(manifest) if commit.data]
-        counts = {name: manifest["counts"][name] for name in ("published", "quarantined", "replaced")}
+        figures = ("published", "quarantined", "replaced", "withdrawn")
+        counts = {name: manifest["counts"].get(name, 0) for name in figures}
         rows.append({"snapshot": number, "finished": manifest["finished"], **counts, "files": len(paths)})
     if files is not None:
         print(json.dumps(paths, indent=2) if as_json else "\n".join(paths))
@@ -48,7 +49,7 @@ def snapshots(
         return
     table = Table(title=f"Snapshots: {len(rows)}", title_justify="left", title_style="bold")
     for column in rows[0] if rows else ():
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console().print(table)

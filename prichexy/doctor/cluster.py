@@ -26,7 +26,7 @@ PATIENCE = 120
 
 def look_around(config: AnonymizeConfig) -> Iterator[Finding]:
     """What is looked at on every node, and the cluster as a whole; without a cluster, this machine."""
-    if not (config.ray.address or os.environ.get("RAY_ADDRESS") or ray.is_initialized()):
+    if not (config.ray.address or os.environ.get("RAY_ADDRESS")):
         cores = config.ray.num_cpus or len(os.sched_getaffinity(0))
         yield ok("ray", f"no cluster is named: a local Ray {ray.__version__} on {cores} cores starts with the job")
         yield from look_at_node(config, None).findings

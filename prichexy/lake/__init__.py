@@ -17,6 +17,8 @@ How a destination stays right, whatever happens (`commit` holds the code):
 - A snapshot's `_MANIFEST.json` is written when every shard is committed and their ranges tile [0, N). It names all
   shards that are live, of this job and of those before; where this job has an image anew (its source file changed), the
   earlier shard is written again without it, under another name, and the old file stays for the earlier snapshots.
+- A withdrawal (`withdrawal`) takes a patient out of all snapshots, as a snapshot without a job; it alone changes what
+  earlier ones hold.
 - `_SUCCESS`, which names the snapshot and its manifest's hash, comes last and is replaced whole: readers see the
   snapshot before, or the new one. Killed between manifest and `_SUCCESS`, the next run writes both again.
 """

@@ -45,6 +45,7 @@ class Commit:
         dicom: sums up all DICOM files of the shard's folder, with the hash of `digest_of_all`.
         covered: images in which burned-in text was covered, of those that were published at first.
         replaced: rows published at first that a later snapshot has anew, from a source file that changed.
+        withdrawn: rows published at first that were removed since, as their patients asked.
     """
 
     snapshot: int
@@ -57,6 +58,7 @@ class Commit:
     dicom: FileFacts | None = None
     covered: int = 0
     replaced: int = 0
+    withdrawn: int = 0
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
@@ -118,9 +120,13 @@ def commit_shard(store: Store, job: Job, shard: int, rows: pa.Table) -> Commit:
         dicom=_dicom_facts(job, shard, good),
         covered=pc.sum(good["covered"]).as_py() or 0,
     )
-    record = (json.dumps(asdict(commit), indent=2) + "\n").encode()
-    store.write(layout.commit_path(job.snapshot, shard), record)
+    store.write(layout.commit_path(job.snapshot, shard), record_of(commit))
     return commit
+
+
+def record_of(commit: Commit) -> bytes:
+    """A commit record's file."""
+    return (json.dumps(asdict(commit), indent=2) + "\n").encode()
 
 
 def put(store: Store, path: str, rows: int, data: bytes) -> FileFacts:

@@ -95,17 +95,15 @@ def current_snapshot(store: Store) -> int:
 
 
 def read_job(store: Store) -> Job | None:
-    """The job of the newest snapshot, be it finished or not; None when the destination is empty.
+    """The newest job, be it finished or not; None when the destination is empty.
+
+    A snapshot that a withdrawal made has none: the newest is then that of a snapshot before.
 
     Raises:
         UsageError: the destination holds something else, or another version's job.
     """
-    snapshot = current_snapshot(store)
-    for number in (snapshot + 1, snapshot):
-        try:
-            facts = json.loads(store.read(layout.job_path(number)))
-        except FileNotFoundError:
-            continue
+    facts = _newest_facts(store)
+    if facts is not None:
         if facts.get("format_version") != FORMAT_VERSION:
             raise UsageError(f"{store.uri} was written by another version of prichexy: choose another destination")
         return Job(**facts)
@@ -119,26 +117,49 @@ def claim(store: Store, job: Job) -> None:
 
     Raises:
         UsageError: another job's shards are there, or earlier snapshots are of another kind; the message names what
-            differs.
+            differs. Or a withdrawal was cut off there.
     """
-    there = read_job(store)
-    if there is None or there.snapshot + 1 == job.snapshot:
-        if there is not None:
-            _refuse(store, _differing(job, there, except_for=MAY_DIFFER), "holds earlier snapshots of another kind")
+    if check_claim(store, job):
         store.write(layout.job_path(job.snapshot), (json.dumps(asdict(job), indent=2) + "\n").encode())
-        return
-    _refuse(store, _differing(job, there), "holds another job's shards")
+
+
+def check_claim(store: Store, job: Job) -> bool:
+    """Whether the job's snapshot has still to be claimed; errors are those of `claim`, and nothing is written."""
+    there, current = read_job(store), current_snapshot(store)
+    if there is None:
+        return True
+    if any(_exists(store, layout.withdrawal_path(number)) for number in (current, current + 1)):
+        raise UsageError(f"a withdrawal from {store.uri} was cut off: run the same `prichexy withdraw` again first")
+    begins = there.snapshot <= current < job.snapshot
+    if begins:
+        _refuse(store, _differing(job, there, except_for=MAY_DIFFER), "holds earlier snapshots of another kind")
+    else:
+        _refuse(store, _differing(job, there), "holds another job's shards")
+    return begins
 
 
 def expected_rows(store: Store) -> int:
-    """How many catalog rows the newest snapshot's job has; 0 when there is no job."""
-    snapshot = current_snapshot(store)
-    for number in (snapshot + 1, snapshot):
+    """How many catalog rows the newest job has; 0 when there is no job."""
+    facts = _newest_facts(store)
+    return int(facts["rows"]) if facts else 0
+
+
+def _newest_facts(store: Store) -> dict[str, Any] | None:
+    for number in range(current_snapshot(store) + 1, 0, -1):
         try:
-            return int(json.loads(store.read(layout.job_path(number)))["rows"])
+            facts: dict[str, Any] = json.loads(store.read(layout.job_path(number)))
         except FileNotFoundError:
             continue
-    return 0
+        return facts
+    return None
+
+
+def _exists(store: Store, path: str) -> bool:
+    try:
+        store.read(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _differing(ours: Job, theirs: Job, except_for: tuple[str, ...] = ()) -> list[str]:

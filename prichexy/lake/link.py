@@ -6,7 +6,7 @@ their order tells nothing. A shard made again replaces its file by other bytes o
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,11 +36,7 @@ def write_links(store: Store, snapshot: int, shard: int, sealed: Sequence[bytes]
     Raises:
         StorageFault: the store failed.
     """
-    table = pa.Table.from_arrays([pa.array(sorted(sealed), pa.binary())], schema=_SCHEMA)
-    buffer = io.BytesIO()
-    # Sealed bytes are random: neither compression nor a dictionary makes them smaller.
-    pq.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False, store_schema=False)
-    store.write(link_path(snapshot, shard), buffer.getvalue())
+    store.write(link_path(snapshot, shard), _file(sealed))
 
 
 def read_links(store: Store) -> Iterator[bytes]:
@@ -50,12 +46,49 @@ def read_links(store: Store) -> Iterator[bytes]:
         UsageError: no link table is there.
         StorageFault: the place can't be read, or a file is damaged.
     """
+    for name in _names(store):
+        yield from _sealed_rows(store, name)
+
+
+def drop_links(store: Store, goes: Callable[[bytes], bool]) -> int:
+    """Remove rows; the others stay as they are, sealed.
+
+    Args:
+        store: the link table's place.
+        goes: whether a sealed row goes; who can tell holds the custodian's key.
+
+    Returns:
+        How many rows were removed. Cut off, the same call goes on.
+
+    Raises:
+        UsageError: no link table is there.
+        StorageFault: the place can't be read or written, or a file is damaged.
+    """
+    dropped = 0
+    for name in _names(store):
+        rows = _sealed_rows(store, name)
+        rest = [row for row in rows if not goes(row)]
+        if len(rest) < len(rows):
+            store.write(name, _file(rest))
+            dropped += len(rows) - len(rest)
+    store.remove_temporaries()
+    return dropped
+
+
+def _names(store: Store) -> list[str]:
     store.check_readable()
     names = [item.path for item in store.list() if _NAME.fullmatch(item.path)]
     if not names:
         raise UsageError(f"{store.uri} holds no link table: name the place that the job had as link_table")
-    for name in sorted(names, key=lambda name: (len(name), name)):
-        yield from _sealed_rows(store, name)
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def _file(sealed: Sequence[bytes]) -> bytes:
+    table = pa.Table.from_arrays([pa.array(sorted(sealed), pa.binary())], schema=_SCHEMA)
+    buffer = io.BytesIO()
+    # Sealed bytes are random: neither compression nor a dictionary makes them smaller.
+    pq.write_table(table, buffer, compression="none", use_dictionary=False, write_statistics=False, store_schema=False)
+    return buffer.getvalue()
 
 
 def _sealed_rows(store: Store, name: str) -> list[bytes]:

@@ -3,7 +3,8 @@
 A snapshot's manifest names every shard that is live in it: those of its own job, and those of earlier ones. A shard of
 which rows were replaced (their source files changed) is written again without them, under a new name, so that each
 image is in a snapshot once and earlier snapshots stay as they are. `_SUCCESS` is the one switch: it names the snapshot
-that counts and its manifest's hash, and is replaced whole.
+that counts and its manifest's hash, and is replaced whole. Only a withdrawal (`prichexy.lake.withdrawal`) changes
+earlier snapshots.
 """
 
 import io
@@ -25,6 +26,7 @@ from prichexy.lake.dicom_files import digest_of_all
 from prichexy.lake.job import Job, current_snapshot
 from prichexy.lake.shards import digest, published_bytes
 from prichexy.lake.storage import Store
+from prichexy.provenance import code_version
 
 
 def finish(store: Store, job: Job, replaced: Collection[str] = ()) -> dict[str, Any]:
@@ -45,31 +47,52 @@ def finish(store: Store, job: Job, replaced: Collection[str] = ()) -> dict[str, 
     if [(commit.row_start, commit.row_stop) for commit in commits] != [job.span(shard) for shard in range(job.shards)]:
         raise StorageFault(f"{store.uri} lost or gained commit records while the job ran: run the same command again")
     for commit in commits:
-        if commit.published + commit.quarantined != commit.row_stop - commit.row_start:
+        held = commit.published + commit.quarantined + commit.withdrawn
+        if held != commit.row_stop - commit.row_start:
             raise StorageFault(f"commit record {commit.name} in {store.uri} does not add up: run `prichexy verify`")
     before = read_manifest(store, job.snapshot - 1) if job.snapshot > 1 else None
-    if before is None and job.snapshot > 1:
-        raise StorageFault(f"snapshot {job.snapshot - 1} in {store.uri} is missing or altered: run `prichexy verify`")
+    if (before is None and job.snapshot > 1) or current_snapshot(store) > job.snapshot:
+        raise StorageFault(f"a manifest in {store.uri} is missing or altered: run `prichexy verify`")
     jobs, earlier = [*jobs_of(before), job] if before else [job], list[dict[str, Any]]()
     if before is not None:
         commits = [*_without(store, job, before, frozenset(replaced)), *commits]
         past = store.read(layout.manifest_path(job.snapshot - 1))
         earlier = [*before["earlier"], {"snapshot": job.snapshot - 1, "sha256": digest(past)}]
-    manifest = {
+    facts = {
         "snapshot": job.snapshot,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "earlier": earlier,
         "jobs": [asdict(each) for each in jobs],
+        "withdrawn": withdrawn_in(before) if before else [],
+    }
+    store.remove_temporaries()
+    return switched(store, with_shards(facts, commits))
+
+
+def switched(store: Store, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write a new snapshot's manifest, then the `_SUCCESS` that names it; the manifest as it was written."""
+    path = layout.manifest_path(manifest["snapshot"])
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    manifest = {**manifest, "finished": finished, "code": code_version()}
+    text = manifest_bytes(manifest)
+    store.write(path, text)
+    switch = {"snapshot": manifest["snapshot"], "manifest": path, "sha256": digest(text)}
+    store.write(layout.SUCCESS, (json.dumps(switch) + "\n").encode())
+    return manifest
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """A manifest's file."""
+    return (json.dumps(manifest, indent=2) + "\n").encode()
+
+
+def with_shards(manifest: dict[str, Any], commits: list[Commit]) -> dict[str, Any]:
+    """A manifest of these live shards, with their counts."""
+    return {
+        **manifest,
         "counts": _counts(commits),
         "quarantined": added(commit.reasons for commit in commits),
         "shards": [asdict(commit) for commit in commits],
     }
-    store.remove_temporaries()
-    text = (json.dumps(manifest, indent=2) + "\n").encode()
-    store.write(layout.manifest_path(job.snapshot), text)
-    switch = {"snapshot": job.snapshot, "manifest": layout.manifest_path(job.snapshot), "sha256": digest(text)}
-    store.write(layout.SUCCESS, (json.dumps(switch) + "\n").encode())
-    return manifest
 
 
 def read_manifest(store: Store, snapshot: int | None = None) -> dict[str, Any] | None:
@@ -79,13 +102,26 @@ def read_manifest(store: Store, snapshot: int | None = None) -> dict[str, Any] |
     """
     try:
         switch = json.loads(store.read(layout.SUCCESS))
-        manifest = _proven(store, switch["snapshot"], switch["sha256"])
+        manifest = _proven(store, layout.manifest_path(switch["snapshot"]), switch["sha256"])
         if manifest is None or snapshot in (None, manifest["snapshot"]):
             return manifest
-        hashes = {entry["snapshot"]: entry["sha256"] for entry in manifest["earlier"]}
-        return _proven(store, snapshot, hashes[snapshot]) if snapshot in hashes else None
+        entry = next((entry for entry in manifest["earlier"] if entry["snapshot"] == snapshot), None)
+        return _proven(store, path_of(entry), entry["sha256"]) if entry else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def path_of(entry: dict[str, Any]) -> str:
+    """Where the manifest of an earlier snapshot lies, of which a later manifest says this (in `earlier`)."""
+    number, rewritten_in = int(entry["snapshot"]), entry.get("rewritten_in")
+    if rewritten_in is None:
+        return layout.manifest_path(number)
+    return layout.earlier_manifest_path(int(rewritten_in), number)
+
+
+def withdrawn_in(manifest: dict[str, Any]) -> list[str]:
+    """Keyed marks of the patients and images that were withdrawn up to a snapshot."""
+    return list(manifest.get("withdrawn", ()))
 
 
 def jobs_of(manifest: dict[str, Any]) -> list[Job]:
@@ -105,9 +141,8 @@ def quarantined_rows(store: Store) -> list[dict[str, Any]]:
         StorageFault: a file can't be read.
     """
     store.check_readable()
-    snapshot = current_snapshot(store)
     rows: list[dict[str, Any]] = []
-    for number in (snapshot + 1, snapshot):
+    for number in range(current_snapshot(store) + 1, 0, -1):
         commits = read_commits(store, number, committed_shards(store, number))
         for commit in commits:
             if commit.quarantine:
@@ -117,15 +152,18 @@ def quarantined_rows(store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def rewritten(store: Store, job: Job, commit: Commit, gone: frozenset[str], snapshot: int) -> Commit:
-    """A shard without some of its images, as a later snapshot has it.
+def rewritten(
+    store: Store, job: Job, commit: Commit, gone: frozenset[str], path: str, *, withdrawn: bool = False
+) -> Commit:
+    """A shard without some of its images, under another name.
 
     Args:
         store: the destination.
         job: that made the shard.
         commit: its record so far.
         gone: ids of images that go; those of other shards are ignored.
-        snapshot: which snapshot has it so.
+        path: of the new data file.
+        withdrawn: whether these rows count as withdrawn, not as replaced.
 
     Returns:
         The record with the new file's facts, or the same record where the shard holds none of them.
@@ -135,7 +173,8 @@ def rewritten(store: Store, job: Job, commit: Commit, gone: frozenset[str], snap
     """
     if commit.data is None:
         return commit
-    goes = pc.is_in(_image_ids(store, commit.data.path), value_set=pa.array(sorted(gone), pa.string()))
+    images = columns_of(store, commit.data.path, ["image_id"])["image_id"]
+    goes = pc.is_in(images, value_set=pa.array(sorted(gone), pa.string()))
     count = pc.sum(goes).as_py() or 0
     if not count:
         return commit
@@ -143,9 +182,10 @@ def rewritten(store: Store, job: Job, commit: Commit, gone: frozenset[str], snap
     rest = table.filter(pc.invert(goes))
     data = None
     if len(rest):
-        path = layout.rewritten_path(snapshot, commit.snapshot, commit.shard)
         data = put(store, path, len(rest), published_bytes(rest, job.schema, job.audit_id))
     dicom = _dicom_of(store, commit.dicom, rest) if commit.dicom else None
+    if withdrawn:
+        return replace(commit, data=data, dicom=dicom, withdrawn=commit.withdrawn + count)
     return replace(commit, data=data, dicom=dicom, replaced=commit.replaced + count)
 
 
@@ -154,19 +194,26 @@ def _without(store: Store, job: Job, before: dict[str, Any], replaced: frozenset
     commits, jobs = shards_of(before), {each.snapshot: each for each in jobs_of(before)}
     if not replaced:
         return commits
+
+    def again(commit: Commit) -> Commit:
+        path = layout.rewritten_path(job.snapshot, commit.snapshot, commit.shard)
+        return rewritten(store, jobs[commit.snapshot], commit, replaced, path)
+
     with ThreadPoolExecutor(4) as pool:
-        return list(
-            pool.map(lambda commit: rewritten(store, jobs[commit.snapshot], commit, replaced, job.snapshot), commits)
-        )
+        return list(pool.map(again, commits))
 
 
-def _image_ids(store: Store, path: str) -> pa.ChunkedArray:
-    """One column of a shard; its images are not read."""
+def columns_of(store: Store, path: str, names: list[str]) -> pa.Table:
+    """Some columns of a shard, of those that it has; the others, its images above all, are not read.
+
+    Raises:
+        StorageFault: the destination failed.
+    """
     file_system, root = store.arrow()
 
-    def read() -> pa.ChunkedArray:
+    def read() -> pa.Table:
         with pq.ParquetFile(f"{root}/{path}", filesystem=file_system) as file:
-            return file.read(["image_id"])["image_id"]
+            return file.read([name for name in names if name in file.schema_arrow.names])
 
     return store.retried("read from", read)
 
@@ -181,8 +228,8 @@ def _dicom_of(store: Store, facts: FileFacts, rows: pa.Table) -> FileFacts | Non
     return FileFacts(facts.path, len(files), sum(len(data) for _, data in files), of_all)
 
 
-def _proven(store: Store, snapshot: int, sha256: str) -> dict[str, Any] | None:
-    text = store.read(layout.manifest_path(snapshot))
+def _proven(store: Store, path: str, sha256: str) -> dict[str, Any] | None:
+    text = store.read(path)
     if digest(text) != sha256:
         return None
     manifest: dict[str, Any] = json.loads(text)
@@ -195,6 +242,7 @@ def _counts(commits: list[Commit]) -> dict[str, int]:
         "published": sum(commit.published for commit in commits),
         "quarantined": sum(commit.quarantined for commit in commits),
         "replaced": sum(commit.replaced for commit in commits),
+        "withdrawn": sum(commit.withdrawn for commit in commits),
         "bytes": sum(commit.data.bytes for commit in commits if commit.data),
         "text_covered": sum(commit.covered for commit in commits),
         "dicom_files": sum(commit.dicom.rows for commit in commits if commit.dicom),

@@ -28,7 +28,7 @@ from prichexy.lake.identifiers import IdentifierScan
 from prichexy.lake.job import Job
 from prichexy.lake.lease import is_lease
 from prichexy.lake.shards import QUARANTINE, digest, stamped
-from prichexy.lake.snapshots import jobs_of, read_manifest, shards_of
+from prichexy.lake.snapshots import jobs_of, path_of, read_manifest, shards_of
 from prichexy.lake.storage import Store
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -134,9 +134,10 @@ def verify(
     counts = manifest["counts"]
     if (counts["published"], counts["quarantined"]) != (report.published, report.quarantined):
         report.problems.append("the manifest's totals differ from what the shards hold")
-    if report.published + report.quarantined + counts["replaced"] != report.rows:
+    removed = counts["replaced"] + counts.get("withdrawn", 0)
+    if report.published + report.quarantined + removed != report.rows:
         report.problems.append(
-            f"{report.published} published, {counts['replaced']} replaced and {report.quarantined} quarantined rows "
+            f"{report.published} published, {removed} replaced or withdrawn and {report.quarantined} quarantined rows "
             f"are not the catalog's {report.rows}"
         )
     others = sorted(item.path for item in store.list() if item.path not in read)
@@ -201,7 +202,8 @@ def _check_shard(store: Store, job: Job, commit: Commit, scan: IdentifierScan) -
     outside = [row for row in quarantine["row_id"].to_pylist() if not commit.row_start <= row < commit.row_stop]
     if outside or len(set(quarantine["row_id"].to_pylist())) != len(quarantine):
         problems.append(f"shard {commit.name}: quarantine rows are double or of another shard")
-    if len(data) + len(quarantine) + commit.replaced != commit.row_stop - commit.row_start:
+    removed = commit.replaced + commit.withdrawn
+    if len(data) + len(quarantine) + removed != commit.row_stop - commit.row_start:
         problems.append(f"shard {commit.name}: {len(data)} + {len(quarantine)} rows are not its share of the catalog")
     return _ShardFindings(
         len(data),
@@ -303,15 +305,20 @@ def _foreign_files(store: Store, others: list[str]) -> list[str]:
     """What lies in the tree though no snapshot has it. Files of a snapshot that is being made are none's business."""
     current = read_manifest(store)
     known, newest = {layout.SUCCESS, *layout.CARD_FILES}, current["snapshot"] if current else 0
+    places = {entry["snapshot"]: path_of(entry) for entry in current["earlier"]} if current else {}
+    places[newest] = layout.manifest_path(newest)
+    if layout.withdrawal_path(newest) in others:
+        return ["a withdrawal was cut off before it had removed all: run `prichexy withdraw` again"]
     for number in range(1, newest + 1):
         manifest = read_manifest(store, number)
         if manifest is None:
             return [f"the manifest of snapshot {number} is missing or altered"]
-        known |= {layout.job_path(number), layout.manifest_path(number)}
+        known |= {layout.job_path(number), places[number]}
         for commit in shards_of(manifest):
             known.add(layout.commit_path(commit.snapshot, commit.shard))
             known |= {facts.path for facts in (commit.data, commit.quarantine) if facts}
-    making = newest + 1 if layout.job_path(newest + 1) in others else None
+    is_made = {layout.job_path(newest + 1), layout.withdrawal_path(newest + 1)} & set(others)
+    making = newest + 1 if is_made else None
     foreign = [path for path in others if path not in known and not is_lease(path)]
     foreign = [path for path in foreign if making is None or layout.snapshot_of(path) != making]
     if any(path.startswith(layout.DICOM) for path in foreign):

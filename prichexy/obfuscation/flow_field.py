@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prichexy.networks import deformation
-from prichexy.obfuscation.frozen_network import FrozenNetwork
+from prichexy.obfuscation.engines import frozen
 from prichexy.obfuscation.protocol import check_batch, checked_natives
 from prichexy.obfuscation.settings import ObfuscationSettings
 
@@ -30,7 +30,12 @@ class FlowField:
             raise ValueError("FlowField needs settings of kind 'flow-field'")
         self.settings = settings
         self._mu, self._operator = settings.mu, settings.operator
-        self._generator = FrozenNetwork(generator, settings.precision, device)
+        self._generator = frozen(generator, settings, device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where fields are predicted, and images deformed."""
+        return self._generator.device
 
     def displacement(self, images_N1HW: Tensor) -> Tensor:
         """Normalised displacement of each image, float32, shape (N, 2, S, S); what an audit measures."""

@@ -9,7 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from prichexy.obfuscation.frozen_network import FrozenNetwork
+from prichexy.obfuscation.engines import frozen
 from prichexy.obfuscation.protocol import check_batch, not_native
 from prichexy.obfuscation.settings import ObfuscationSettings
 
@@ -29,7 +29,7 @@ class PrivacyNet:
         if settings.kind != "privacy-net" or settings.precision is None:
             raise ValueError("PrivacyNet needs settings of kind 'privacy-net'")
         self.settings = settings
-        self._generator = FrozenNetwork(generator, settings.precision, device)
+        self._generator = frozen(generator, settings, device)
 
     def __call__(self, images_N1HW: Tensor, seeds_N: Tensor) -> Tensor:
         """Drawn images at the network's resolution; seeds are ignored."""

@@ -11,12 +11,13 @@ from prichexy.networks.deformation import Operator
 
 Kind = Literal["flow-field", "privacy-net", "dp-pix", "identity"]
 Precision = Literal["float32", "bfloat16"]
+Engine = Literal["torch", "openvino"]
 
 # The settings that each kind has, beside `image_size`, and their defaults: the published values, but for the
 # operator, whose published form has a border artefact.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "flow-field": {"mu": 0.01, "operator": "corrected", "features": 32, "precision": "float32"},
-    "privacy-net": {"features": 16, "precision": "float32"},
+    "flow-field": {"mu": 0.01, "operator": "corrected", "features": 32, "precision": "float32", "engine": "torch"},
+    "privacy-net": {"features": 16, "precision": "float32", "engine": "torch"},
     "dp-pix": {"cell": 8, "epsilon": 0.1, "m": 1},
     "identity": {},
 }
@@ -35,6 +36,8 @@ class ObfuscationSettings(BaseModel):
         operator: how flow-field makes a sampling grid, ``corrected`` or ``reference`` (the published one).
         features: filters of the network's first block; 32 (flow-field) and 16 (privacy-net) as published.
         precision: what the network computes in; images are deformed in float32 in any case.
+        engine: what computes the network: ``torch``, on any machine, or ``openvino``, on CPUs only. Part of what an
+            audit is valid for, as the precision is.
         cell: side b of dp-pix's cells in pixels, 1 to 256; the paper uses 1 to 8.
         epsilon: dp-pix's privacy budget, above 0; the paper uses 0.1.
         m: dp-pix's number of pixels by which neighbouring images differ; the paper uses 1.
@@ -48,6 +51,7 @@ class ObfuscationSettings(BaseModel):
     operator: Operator | None = None
     features: int | None = Field(default=None, ge=1, le=256)
     precision: Precision | None = None
+    engine: Engine | None = None
     cell: int | None = Field(default=None, ge=1, le=256)
     epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     m: int | None = Field(default=None, ge=1)
@@ -74,8 +78,14 @@ class ObfuscationSettings(BaseModel):
         return self
 
     def recorded(self) -> dict[str, Any]:
-        """The settings that this kind has, as JSON values; `parse_settings` takes them back."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """The settings that this kind has, as JSON values; `parse_settings` takes them back.
+
+        The engine is named where it is not torch: so models and verdicts from before there was another stay valid.
+        """
+        recorded = self.model_dump(mode="json", exclude_none=True)
+        if recorded.get("engine") == "torch":
+            del recorded["engine"]
+        return recorded
 
 
 def parse_settings(given: Mapping[str, Any]) -> ObfuscationSettings:

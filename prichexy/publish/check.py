@@ -85,8 +85,11 @@ def check(config: PublishConfig) -> list[Gap]:
         StorageFault: the destination can't be read.
     """
     publication = read_publication(Store(config.destination, config.storage))
+    gaps, damaged = [*_audits(publication, config)], [*_verified(publication, config)]
+    gaps += damaged
+    if damaged and config.verify:
+        return gaps  # of damaged shards nothing else can be told
     tree = _Tree.of(publication)
-    gaps = [*_audits(publication, config), *_verified(publication, config)]
     gaps += [*_snapshots(publication), *_card(tree), *_croissant(tree), *_splits(tree, config), *_checksums(tree)]
     if PAGE not in tree.files:
         gaps.append(Gap("page", f"{PAGE} is missing: run `prichexy publish`", blocking=False))

@@ -10,21 +10,27 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
 
 from prichexy.registry.audits import passing_audit, read_audit, store_audit
+from prichexy.registry.lineage import Publication, note_publication, publications
 from prichexy.registry.models import DEFAULT_TRACKING_URI, ModelVersion, Registry
-from prichexy.registry.promotion import CHAMPION, PREVIOUS, Promotion, promote, roll_back
+from prichexy.registry.promotion import CHAMPION, PREVIOUS, Foreseen, Promotion, foresee, promote, roll_back
 from prichexy.registry.runs import RunLog, open_run
 
 __all__ = [
     "CHAMPION",
     "DEFAULT_TRACKING_URI",
     "PREVIOUS",
+    "Foreseen",
     "ModelVersion",
     "Promotion",
+    "Publication",
     "Registry",
     "RunLog",
+    "foresee",
+    "note_publication",
     "open_run",
     "passing_audit",
     "promote",
+    "publications",
     "read_audit",
     "roll_back",
     "store_audit",

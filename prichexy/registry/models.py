@@ -158,7 +158,7 @@ class Registry:
                 f"setting model: '{uri}' is not models:/NAME/VERSION, models:/NAME@ALIAS or a model folder"
             )
         absent = UsageError(
-            f"setting model: there is no {uri} in the registry {_without_password(self.uri)} "
+            f"setting model: there is no {uri} in the registry {without_password(self.uri)} "
             "(see `prichexy models list`)"
         )
         with self.asked() as client:
@@ -226,7 +226,7 @@ class Registry:
         except Exception as error:
             code = getattr(error, "error_code", None) or type(error).__name__
             raise PrichexyError(
-                f"the model registry {_without_password(self.uri)} can't be used ({code}): "
+                f"the model registry {without_password(self.uri)} can't be used ({code}): "
                 "check tracking_uri and the server"
             ) from None
 
@@ -287,5 +287,6 @@ def _time(milliseconds: int | None) -> datetime | None:
     return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """A registry's address as it may be shown."""
     return re.sub(r"//[^/@]*@", "//", uri)

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from prichexy.errors import PrichexyError, UsageError
 from prichexy.registry.audits import passing_audit
 from prichexy.registry.models import ModelVersion, Registry, experiment
-from prichexy.verdict import AuditRecord, audit_id
+from prichexy.verdict import AuditRecord, VerdictError, audit_id
 
 CHAMPION, PREVIOUS = "champion", "previous"
 EXPERIMENT = "prichexy-promotions"
@@ -98,14 +98,7 @@ def roll_back(registry: Registry, name: str, secret: bytes, reason: str) -> Prom
         UsageError: no such model, no version before, or no reason.
         PrichexyError: the registry can't be reached.
     """
-    match = _NAME.fullmatch(name)
-    if not match:
-        raise UsageError(f"setting model: '{name}' is not models:/NAME, which is all that a rollback needs")
-    aliases = _aliases(registry, match["name"])
-    champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
-    if previous is None or previous == champion:
-        raise UsageError(f"setting model: models:/{match['name']} has no champion before this one to go back to")
-    model = registry.find(f"models:/{match['name']}/{previous}")
+    model, champion = _before(registry, name)
     with _event(registry, "rollback", model, reason) as event:
         record = _proven(registry, model, secret)
         with registry.asked() as client:
@@ -113,6 +106,46 @@ def roll_back(registry: Registry, name: str, secret: bytes, reason: str) -> Prom
             if champion is not None:
                 client.set_registered_model_alias(model.name, PREVIOUS, champion)
         return event.ended("rolled back", record, champion)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a promotion or rollback would do now.
+
+    Attributes:
+        model: ``models:/NAME/VERSION`` that it is about.
+        outcome: as `Promotion` and its events say it.
+        refusal: why, where it would be refused; else "".
+        champion: version that is the champion now; None without one.
+        previous: version that was it before; None without one.
+        audit_id: the model's latest audit; None without one.
+    """
+
+    model: str
+    outcome: Outcome
+    refusal: str
+    champion: str | None
+    previous: str | None
+    audit_id: str | None
+
+
+def foresee(registry: Registry, uri: str, secret: bytes, rollback: bool = False) -> Foreseen:
+    """What `promote`, or `roll_back`, would do; no event is made and no alias touched.
+
+    Args and errors are theirs, but for a verdict that doesn't allow it, which is told.
+    """
+    model = _before(registry, uri)[0] if rollback else _registered(registry, uri)
+    aliases, refusal = _aliases(registry, model.name), ""
+    outcome: Outcome = "rolled back" if rollback else "promoted"
+    try:
+        _proven(registry, model, secret)
+    except VerdictError as error:
+        outcome, refusal = "refused", str(error)
+    champion = aliases.get(CHAMPION)
+    if outcome == "promoted" and champion == model.version:
+        outcome = "unchanged"
+    version = f"models:/{model.name}/{model.version}"
+    return Foreseen(version, outcome, refusal, champion, aliases.get(PREVIOUS), model.audit_id)
 
 
 class _Event:
@@ -164,6 +197,18 @@ def _event(registry: Registry, kind: str, model: ModelVersion, reason: str) -> I
     except PrichexyError as error:
         event.refused(error)
         raise
+
+
+def _before(registry: Registry, name: str) -> tuple[ModelVersion, str | None]:
+    """The champion before of a registered model, and the version that is champion now."""
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise UsageError(f"setting model: '{name}' is not models:/NAME, which is all that a rollback needs")
+    aliases = _aliases(registry, match["name"])
+    champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+    if previous is None or previous == champion:
+        raise UsageError(f"setting model: models:/{match['name']} has no champion before this one to go back to")
+    return registry.find(f"models:/{match['name']}/{previous}"), champion
 
 
 def _registered(registry: Registry, uri: str) -> ModelVersion:

@@ -94,7 +94,7 @@ def train(config: TrainConfig) -> TrainedSummary:
         check_unchanged(records[stage], deciding_settings(config, stage, table.facts.fingerprint), config.run, stage)
     run.check_writable()
     with connected(config.ray) as capacity:
-        _check_capacity(config, capacity)
+        check_capacity(config, capacity)
         registry, pipeline = _open_pipeline(config, table, run)
         try:
             results: dict[str, dict[str, float]] = {
@@ -152,8 +152,12 @@ def _absolute(config: TrainConfig, table: TrainingTable) -> TrainConfig:
     return config.model_copy(update={**changes, "pairs": config.pairs.model_copy(update=lists)})
 
 
-def _check_capacity(config: TrainConfig, capacity: Capacity) -> None:
-    """A cluster may grow; a local Ray does not, and would wait forever."""
+def check_capacity(config: TrainConfig, capacity: Capacity) -> None:
+    """Refuse what a local Ray does not have: it would wait forever, where a cluster may grow.
+
+    Raises:
+        UsageError: more cores or GPUs are asked for than this machine has.
+    """
     if config.ray.address or os.environ.get("RAY_ADDRESS"):
         return
     compute = config.compute

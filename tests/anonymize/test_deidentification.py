@@ -205,7 +205,7 @@ def test_a_job_that_goes_on_keeps_settings_and_files(run: tuple[AnonymizeConfig,
     for lost in ("_SUCCESS", "_snapshots/0001/_MANIFEST.json", "_snapshots/0001/_commits/000001.json"):
         (out / lost).unlink()
     kept = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".parquet", ".dcm")}
-    lost_file = next((out / "dicom" / "000001").iterdir())
+    lost_file = next((out / "dicom" / "0001-000001").iterdir())
     lost_file.unlink()
     for change in ({"also_dicom": False}, {"deid": config.deid.model_copy(update={"device_identity": True})}):
         with pytest.raises(UsageError, match="another job's shards"):
@@ -222,7 +222,7 @@ def test_verify_notices_dicom_files_that_are_not_those_committed(
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(run[0].destination, out)
-    file = next((out / "dicom" / "000000").iterdir())
+    file = next((out / "dicom" / "0001-000000").iterdir())
     if damage == "altered":
         file.write_bytes(file.read_bytes() + b"\0")
     elif damage == "missing":
@@ -230,8 +230,8 @@ def test_verify_notices_dicom_files_that_are_not_those_committed(
     else:
         shutil.copy(file, file.with_name("0" * 32 + ".dcm"))
     expected = {
-        "altered": "shard 0: its DICOM files are not those that were committed",
-        "missing": f"dicom/000000/{file.name} is missing",
+        "altered": "shard 0001-000000: its DICOM files are not those that were committed",
+        "missing": f"dicom/0001-000000/{file.name} is missing",
         "foreign": "1 files lie in the tree that no manifest names",
     }
     assert expected[damage] in verify(Store(str(out))).problems

@@ -22,7 +22,7 @@ print(anonymize(AnonymizeConfig.model_validate_json(sys.stdin.read())).published
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("resolution", ["256", "native"])
+@pytest.mark.parametrize("resolution", [pytest.param("256", marks=pytest.mark.long), "native"])
 def test_shards_are_the_same_with_gpus_and_without(tmp_path: Path, secret_file: Path, resolution: str) -> None:
     write_png(PhantomCohort(9, 5, size=96), tmp_path / "lake")
     create_untrained("flow-field", tmp_path / "model", 0, {"features": 4, "mu": 0.05})

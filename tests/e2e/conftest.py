@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +122,41 @@ def _wait_until_it_takes_objects(server: S3Server, process: "subprocess.Popen[by
                 break
             time.sleep(0.5)
     raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture
+def mlflow_server(s3: S3Server, tmp_path: Path) -> Iterator[str]:
+    """An MLflow server with its own database, whose artifacts lie on the S3 server."""
+    pytest.importorskip("boto3", reason="MLflow reaches S3 by boto3, which is in the dev extras")
+    s3.client().mkdir("mlflow")
+    (port,) = free_ports(1)
+    database = f"sqlite:///{tmp_path}/server.db"
+    words = ["server", "--backend-store-uri", database, "--artifacts-destination", "s3://mlflow/artifacts"]
+    words += ["--serve-artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {**os.environ, **s3.environment(), "MLFLOW_S3_ENDPOINT_URL": s3.endpoint}
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            uri = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 180
+            while not _answers(uri):
+                assert server.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < deadline, "the MLflow server does not answer"
+                time.sleep(0.5)
+            yield uri
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _answers(uri: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")

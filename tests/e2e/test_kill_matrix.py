@@ -133,6 +133,7 @@ def wait_for(path: Path, run: "subprocess.Popen[str]", seconds: float = 120) -> 
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_sigterm_stops_it_within_30_seconds_and_the_same_command_goes_on(
     lake: Path, flags: list[str], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from prichexy.deid import Pseudonyms
 from prichexy.obfuscation import create_untrained
 from tests.e2e.conftest import prichexy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1500)]
 
 IMAGES = 240  # 2,000 give the same, in six times the time
 SHARD = 64
@@ -148,6 +148,6 @@ def test_poison_files_are_set_aside_and_all_others_published(lake: Path, secret_
     for number in POISON:
         del expected[ours.image_id(name(number))]
     assert published(out) == expected
-    with_poison = {f"part-{row['row_id'] // SHARD:06d}-of-{summary['shards']:06d}.parquet" for row in set_aside}
+    with_poison = {f"part-0001-{row['row_id'] // SHARD:06d}-of-{summary['shards']:06d}.parquet" for row in set_aside}
     for file in whole.glob("data/*"):
         assert (file.read_bytes() == (out / "data" / file.name).read_bytes()) == (file.name not in with_poison)

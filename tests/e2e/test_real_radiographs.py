@@ -13,7 +13,10 @@ from tests.e2e.conftest import prichexy
 pytestmark = [pytest.mark.e2e, pytest.mark.real]
 
 
-@pytest.mark.parametrize(("resolution", "side", "text"), [("native", 1024, "redact"), ("256", 256, "off")])
+@pytest.mark.parametrize(
+    ("resolution", "side", "text"),
+    [pytest.param("native", 1024, "redact", marks=pytest.mark.long), ("256", 256, "off")],
+)
 def test_all_real_radiographs_are_published_and_load_as_images(
     real_data: Path, model: Path, secret_file: Path, tmp_path: Path, resolution: str, side: int, text: str
 ) -> None:

@@ -102,6 +102,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_fails_the_job_which_goes_on_when_there_is_space(
     command: list[str], undisturbed: dict[str, bytes], small_disk: Path
 ) -> None:

@@ -1,0 +1,55 @@
+"""What computes a network: torch on any device, or OpenVINO on a CPU, behind one protocol.
+
+Shape suffixes: N batch, C channel, H height, W width.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from prichexy.errors import UsageError
+from prichexy.obfuscation.frozen_network import FrozenNetwork
+from prichexy.obfuscation.settings import ObfuscationSettings
+
+
+class NetworkEngine(Protocol):
+    """A generator's outputs without gradients, in float32 whatever it computes in."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def __call__(self, images_NCHW: Tensor) -> Tensor:
+        """Outputs of the network, float32, on its device.
+
+        Args:
+            images_NCHW: values in [0, 1], shape (N, 1, S, S) with S the settings' image size, on any device.
+        """
+        ...
+
+
+def frozen(network: nn.Module, settings: ObfuscationSettings, device: torch.device | str) -> NetworkEngine:
+    """A network on the engine and in the precision that its settings name.
+
+    Args:
+        network: a generator with its weights; it is copied.
+        settings: of a kind that has a network.
+        device: where it runs.
+
+    Raises:
+        ValueError: the settings' kind has no network.
+        UsageError: the engine is not installed, or can't run on this device or processor.
+    """
+    if settings.precision is None:
+        raise ValueError(f"a '{settings.kind}' has no network")
+    if settings.engine != "openvino":
+        return FrozenNetwork(network, settings.precision, device)
+    if torch.device(device).type != "cpu":
+        raise UsageError(
+            "engine: openvino runs on CPUs only: hide the GPUs from the workers, or audit and use the model on torch"
+        )
+    from prichexy.obfuscation.openvino_network import OpenVinoNetwork
+
+    return OpenVinoNetwork(network, settings.precision, settings.image_size)

@@ -1,0 +1,73 @@
+"""Grey levels in, obfuscated grey levels out: what the job publishes and an audit judges.
+
+Shape suffixes: N batch, 1 the grey channel, H height, W width, S side of the obfuscator's images.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prichexy.imaging.radiograph import Pixels
+from prichexy.imaging.resample import from_unit, to_unit
+from prichexy.obfuscation.flow_field import FlowField
+from prichexy.obfuscation.grey_warp import warp_grey_levels
+from prichexy.obfuscation.protocol import Obfuscator, check_batch
+
+
+def obfuscate_levels(
+    obfuscator: Obfuscator,
+    images: Iterable[Pixels],
+    bit_depths: Sequence[int],
+    seeds_N: Tensor,
+    thumbnails: Sequence[Pixels] | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[Pixels | None]:
+    """Obfuscated images, one after the other, rounded to the grey levels that their files will hold.
+
+    A flow field on a CPU deforms native images as integers (see `warp_grey_levels`); everything else goes through
+    float32 in [0, 1].
+
+    Args:
+        obfuscator: on `device`.
+        images: N images of grey levels 0 .. 2**bit_depth - 1, uint8 at depth 8, else uint16: (S, S), or of any size
+            where thumbnails are given; read once, one at a time where thumbnails are given.
+        bit_depths: of each image, 8 to 16.
+        seeds_N: as in `Obfuscator`.
+        thumbnails: the images resized to (S, S), for results at native resolution; None for results at S.
+        device: where the obfuscator runs.
+
+    Yields:
+        For each image one of the same shape and dtype, or None where the model's output holds values that are no
+        numbers.
+
+    Raises:
+        ValueError: a shape is another.
+        UsageError: thumbnails are given, and the obfuscator has no result at native resolution.
+    """
+    if thumbnails is None:
+        units = [_unit(image, depth) for image, depth in zip(images, bit_depths, strict=True)]
+        outputs: Iterable[Tensor] = obfuscator(torch.stack(units).to(device), seeds_N)
+        return _rounded(outputs, bit_depths)
+    small_N1SS = torch.stack([_unit(image, depth) for image, depth in zip(thumbnails, bit_depths, strict=True)])
+    if isinstance(obfuscator, FlowField) and obfuscator.device.type == "cpu":
+        check_batch(small_N1SS, seeds_N, obfuscator.settings.image_size)
+        return _deformed(obfuscator.displacement(small_N1SS), images)
+    natives = (_unit(image, depth).to(device) for image, depth in zip(images, bit_depths, strict=True))
+    return _rounded(obfuscator.at_native(small_N1SS.to(device), natives, seeds_N), bit_depths)
+
+
+def _unit(image_HW: Pixels, bit_depth: int) -> Tensor:
+    return torch.from_numpy(to_unit(image_HW, bit_depth)).unsqueeze(0)
+
+
+def _rounded(outputs: Iterable[Tensor], bit_depths: Sequence[int]) -> Iterator[Pixels | None]:
+    for output_1HW, depth in zip(outputs, bit_depths, strict=True):
+        image_HW = output_1HW[0].float().cpu().numpy()
+        yield from_unit(image_HW, depth) if np.isfinite(image_HW).all() else None
+
+
+def _deformed(displacement_N2SS: Tensor, images: Iterable[Pixels]) -> Iterator[Pixels | None]:
+    for displacement_2SS, image_HW in zip(displacement_N2SS, images, strict=True):
+        yield warp_grey_levels(image_HW, displacement_2SS) if bool(displacement_2SS.isfinite().all()) else None
