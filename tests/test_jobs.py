@@ -98,13 +98,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("lake") / "lake"
+    write_png(PhantomCohort(PATIENTS, 3, size=96), place)
+    return place
+
+
 @pytest.fixture
-def publishing(folder: Path, registry: Registry) -> dict[str, Any]:
-    """A lake and the settings that publish it."""
-    write_png(PhantomCohort(PATIENTS, 3, size=96), folder / "lake")
+def publishing(folder: Path, lake: Path, registry: Registry) -> dict[str, Any]:
+    """Settings that publish the lake."""
     return {
         "config": str(folder / "anonymize.yaml"),
-        "source": str(folder / "lake"),
+        "source": str(lake),
         "destination": str(folder / "out"),
         "exclude": ["*.csv"],
         "model": "models:/net/1",
@@ -122,12 +128,14 @@ def catalogued(publishing: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {key: value for key, value in publishing.items() if key != "exclude"} | {"source": str(folder / "catalog")}
 
 
-def images(folder: Path) -> int:
-    return len(list((folder / "lake").glob("*.png")))
+def images(lake: Path) -> int:
+    return len(list(lake.glob("*.png")))
 
 
-def test_of_a_lake_without_a_catalog_the_files_are_counted(publishing: dict[str, Any], folder: Path) -> None:
-    files = len(list((folder / "lake").iterdir()))
+def test_of_a_lake_without_a_catalog_the_files_are_counted(
+    publishing: dict[str, Any], folder: Path, lake: Path
+) -> None:
+    files = len(list(lake.iterdir()))
     code, plan, _ = dry("anonymize", publishing, "--images-per-second", "0.5", "--price-per-hour", "36")
     assert code == 0
     assert plan["facts"]["state"] == "to be listed"
@@ -137,9 +145,11 @@ def test_of_a_lake_without_a_catalog_the_files_are_counted(publishing: dict[str,
     assert plan["places"]["source"] == publishing["source"]
 
 
-def test_of_a_catalog_rows_shards_audit_and_actors_are_told(publishing: dict[str, Any], folder: Path) -> None:
+def test_of_a_catalog_rows_shards_audit_and_actors_are_told(
+    publishing: dict[str, Any], folder: Path, lake: Path
+) -> None:
     code, plan, _ = dry("anonymize", catalogued(publishing, folder))
-    count = images(folder)
+    count = images(lake)
     assert code == 0
     assert plan["does"] == f"publishes {count} images in {-(-count // 10)} shards as snapshot 1"
     assert (plan["facts"]["catalog_rows"], plan["facts"]["shards_committed"]) == (count, 0)
@@ -181,12 +191,14 @@ def begun(publishing: dict[str, Any], folder: Path, shards: int) -> Store:
     return store
 
 
-def test_a_job_that_goes_on_is_told_by_its_commits_and_its_last_rate(publishing: dict[str, Any], folder: Path) -> None:
+def test_a_job_that_goes_on_is_told_by_its_commits_and_its_last_rate(
+    publishing: dict[str, Any], folder: Path, lake: Path
+) -> None:
     settings = catalogued(publishing, folder)
     store = begun(settings, folder, 1)
     store.write("_lease/000001.json", Sign(1, "run", 3, "", "", {"images_per_second": 2.0}).to_bytes())
     code, plan, _ = dry("anonymize", settings, "--price-per-hour", "1")
-    left = images(folder) - 10
+    left = images(lake) - 10
     assert code == 0
     assert (plan["facts"]["state"], plan["facts"]["shards_committed"]) == ("goes on", 1)
     assert plan["facts"]["images_to_do"] == left
@@ -227,12 +239,17 @@ def test_what_the_job_refuses_its_dry_run_refuses(
     assert text.count("error: ") == 1
 
 
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return phantom_table(tmp_path_factory.mktemp("table") / "table", patients=70, shares=(0.4, 0.2, 0.4))
+
+
 @pytest.fixture
-def training(folder: Path, registry: Registry) -> dict[str, Any]:
+def training(folder: Path, table: str, registry: Registry) -> dict[str, Any]:
     return {
         **TINY,
         "config": str(folder / "train.yaml"),
-        "table": phantom_table(folder / "table", patients=70, shares=(0.4, 0.2, 0.4)),
+        "table": table,
         "storage_path": str(folder / "runs"),
         "tracking_uri": registry.uri,
         "ray": {"num_cpus": 2},

@@ -24,7 +24,7 @@ POINTS = [
     # where, who is killed
     ("prichexy.anonymize.job:frozen_catalog:before", "driver"),  # before the plan
     ("prichexy.lake.storage:Store.write:before:_catalog.json", "driver"),  # in the plan: listed, not frozen
-    ("prichexy.lake.commit:claim:after", "driver"),
+    ("prichexy.lake.job:claim:after", "driver"),
     ("prichexy.anonymize.ingest:_ingested:before", "itself"),  # a fetching and decoding worker
     ("prichexy.anonymize.stages:Obfuscate._obfuscated:before", "itself"),  # the generator's actor
     ("prichexy.anonymize.stages:Obfuscate._obfuscated:before", "driver"),
