@@ -132,7 +132,7 @@ def test_a_store_that_dies_ends_the_job_in_one_sentence_and_the_same_command_goe
         # 3 attempts are 9 requests and waits of 2.3 s at most between them; Ray's end, on a busy machine, takes longer.
         assert took < 120
         client = s3.client()
-        assert len(client.find(f"{BUCKET}/dead/_commits")) == 2
+        assert len(client.find(f"{BUCKET}/dead/_snapshots/0001/_commits")) == 2
         assert not client.exists(f"{BUCKET}/dead/_SUCCESS")
         proxy.revive()
         again = prichexy(*command, env=through(proxy.endpoint, s3), timeout=500)
