@@ -18,9 +18,8 @@ def check_registry(config: AnonymizeConfig) -> Iterator[Finding]:
         yield ok("mlflow", "not needed: the model is a folder")
         yield _check_folder(registry, config.model)
         return
-    database = registry.uri.removeprefix("sqlite:///")
-    if database != registry.uri and not Path(database).exists():  # MLflow would make it
-        found = f"there is no registry {database} here"
+    if registry.absent_database:
+        found = f"there is no registry {registry.absent_database} here"
         yield failed("mlflow", found, "set tracking_uri (or MLFLOW_TRACKING_URI) to the registry that holds the model")
         return
     mend = "`prichexy models list` shows what there is; `prichexy promote` gives a version the alias champion"

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,8 +102,7 @@ def asked_registry(tracking_uri: str | None, *models: str | None) -> Registry:
         UsageError: there is no such database.
     """
     registry = Registry(tracking_uri)
-    database = registry.uri.removeprefix("sqlite:///")
     wanted = any(model is not None and model.startswith("models:") for model in models)
-    if wanted and database != registry.uri and not Path(database).exists():
-        raise UsageError(f"setting tracking_uri: there is no registry {database} here")
+    if wanted and registry.absent_database:
+        raise UsageError(f"setting tracking_uri: there is no registry {registry.absent_database} here")
     return registry

@@ -9,7 +9,7 @@ earlier snapshots.
 
 import io
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -203,16 +203,16 @@ def _without(store: Store, job: Job, before: dict[str, Any], replaced: frozenset
         return list(pool.map(again, commits))
 
 
-def columns_of(store: Store, path: str, names: list[str]) -> pa.Table:
-    """Some columns of a shard, of those that it has; the others, its images above all, are not read.
+def columns_of(store: Store, path: str, names: Sequence[str]) -> pa.Table:
+    """Some columns of a shard, of those that it has; of the others, its images above all, no byte is asked for.
 
     Raises:
         StorageFault: the destination failed.
     """
-    file_system, root = store.arrow()
 
     def read() -> pa.Table:
-        with pq.ParquetFile(f"{root}/{path}", filesystem=file_system) as file:
+        with store.opened(path) as opened:
+            file = pq.ParquetFile(opened, pre_buffer=True)
             return file.read([name for name in names if name in file.schema_arrow.names])
 
     return store.retried("read from", read)

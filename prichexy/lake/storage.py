@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import fsspec
 import fsspec.asyn
+import pyarrow
 import pyarrow.fs
 
 from prichexy.config import StorageConfig
@@ -253,6 +254,18 @@ class Store:
             data: bytes = fsspec.asyn.sync(self._fs.loop, _get_object, self._fs, target, etag)
             return data
         return bytes(self._fs.cat_file(target))
+
+    def opened(self, path: str) -> Any:
+        """An object for reading in parts, as pyarrow's native file; nothing is read ahead, and nothing retried.
+
+        Raises:
+            Exception: the library's own; call it within `retried`.
+        """
+        file_system, root = self.arrow()
+        full = f"{root.rstrip('/')}/{path}"
+        if self.is_local:
+            return file_system.open_input_file(full)
+        return pyarrow.PythonFile(self._fs.open(full, "rb", cache_type="none"), mode="r")
 
     def retried(self, verb: str, work: Callable[[], T]) -> T:
         """What `work` returns, tried again after a transient fault; other faults become a `StorageFault`.

@@ -1,19 +1,12 @@
 """Plots of the page, as SVG: readable without colour, the same bytes for the same figures.
 
-Bars carry their numbers, a withheld count says so in words, and each plot has a title and a description for those who
-hear the page. Text stays text.
+Bars carry their numbers, and a withheld count says so in words; `prichexy.pages` draws.
 """
-
-import io
-import re
-from html import escape
-from typing import Any
 
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
+from prichexy.pages import FAINT, INK, STYLE, canvas, svg
 from prichexy.publish.limits import strongest
 from prichexy.publish.suppression import Table
 from prichexy.verdict import AuditRecord
@@ -21,23 +14,7 @@ from prichexy.verdict import AuditRecord
 WIDTH = 4.6
 """Inches, so that 8.5 points stay legible on a narrow screen."""
 
-INK, FAINT, BAR = "#1a1a1a", "#6b6b6b", "#4a6b86"
-
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "prichexy",  # element names follow from the drawing alone
-    "font.family": "sans-serif",
-    "font.size": 8.5,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-}
+BAR = "#4a6b86"
 
 
 def bars(table: Table) -> Markup | None:
@@ -46,8 +23,8 @@ def bars(table: Table) -> Markup | None:
         return None
     labels = [label for label, _, _ in table.lines]
     images = [count for _, count, _ in table.lines]
-    with rc_context(_STYLE):
-        figure, axes = _canvas(0.5 + 0.24 * len(labels))
+    with rc_context(STYLE):
+        figure, axes = canvas(WIDTH, 0.5 + 0.24 * len(labels))
         rows = range(len(labels))
         axes.barh(rows, images, color=BAR, edgecolor=INK, linewidth=0.6, height=0.68)
         for row, count in zip(rows, images, strict=True):
@@ -57,15 +34,15 @@ def bars(table: Table) -> Markup | None:
         axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", nbins=4, integer=True)
         words = " ".join(f"{label}: {count:,}." for label, count in zip(labels, images, strict=True))
-        return _svg(figure, table.name, table.title, words)
+        return svg(figure, table.name, table.title, words)
 
 
 def attackers(record: AuditRecord, name: str) -> Markup:
     """Each attacker's mean AUC with its interval; the strongest is drawn full, the limit as a dashed line."""
     best = strongest(record)
     limit = record.thresholds.strongest_auc
-    with rc_context(_STYLE):
-        figure, axes = _canvas(0.9 + 0.24 * len(record.attackers))
+    with rc_context(STYLE):
+        figure, axes = canvas(WIDTH, 0.9 + 0.24 * len(record.attackers))
         for row, one in enumerate(record.attackers):
             axes.plot((one.auc_low, one.auc_high), (row, row), color=INK, linewidth=1.2, marker="|", markersize=6)
             full = one.name == best.name
@@ -87,28 +64,4 @@ def attackers(record: AuditRecord, name: str) -> Markup:
         axes.set(ylim=(len(labels) - 0.4, -0.8), xlim=(low - 0.01, 1.01), xlabel="AUC, 95 % interval")
         axes.tick_params(axis="y", length=0)
         said = " ".join(f"{one.name}: {one.auc_mean:.3f}." for one in record.attackers)
-        return _svg(figure, name, "What each attacker reached", f"The limit of the strongest is {limit:.3f}. {said}")
-
-
-def _canvas(height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure, figure.subplots()
-
-
-def _svg(figure: Figure, name: str, title: str, description: str) -> Markup:
-    """An svg element for a page that holds several: its ids begin with `name`, its size follows the page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    drawing = buffer.getvalue()
-    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing[drawing.index("<svg") :], flags=re.DOTALL)
-    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
-    size = re.search(r'viewBox="[^"]+"', drawing)
-    if size is None:
-        raise ValueError("matplotlib drew an SVG without a viewBox")
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size.group()} '
-        f'class="plot" role="img" aria-labelledby="{name}-title {name}-words">'
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-words">{escape(description)}</desc>'
-    )
-    return Markup(opening + drawing[drawing.index(">") + 1 :])
+        return svg(figure, name, "What each attacker reached", f"The limit of the strongest is {limit:.3f}. {said}")

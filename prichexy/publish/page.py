@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from prichexy.pages import templates_in
 from prichexy.publish import figures
 from prichexy.publish.facts import Facts
 from prichexy.publish.limits import limits
@@ -45,13 +45,7 @@ def page(facts: Facts) -> str:
     Raises:
         StorageFault: an example can't be read.
     """
-    pages = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = templates_in(_FOLDER)
     pages.filters["figure"] = lambda value: "\N{EN DASH}" if value is None else f"{value:.3f}"
     pages.filters["count"] = lambda value: "withheld" if value is None else f"{value:,}"
     return pages.get_template("page.html.j2").render(

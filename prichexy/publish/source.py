@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from prichexy.errors import PrichexyError, StorageFault
@@ -19,7 +18,7 @@ from prichexy.lake import layout
 from prichexy.lake.commit import FileFacts
 from prichexy.lake.job import Job
 from prichexy.lake.shards import DICOM_FILE, digest
-from prichexy.lake.snapshots import jobs_of, read_manifest, shards_of
+from prichexy.lake.snapshots import columns_of, jobs_of, read_manifest, shards_of
 from prichexy.lake.storage import Store
 
 T = TypeVar("T")
@@ -139,7 +138,8 @@ class Publication:
         ahead = 2 * self.store.options.connections
         with ThreadPoolExecutor(self.store.options.connections) as pool:
             for first in range(0, len(self.data), ahead):
-                yield from pool.map(lambda file: self._read(file, columns), self.data[first : first + ahead])
+                some = self.data[first : first + ahead]
+                yield from pool.map(lambda file: self._kept(lambda: columns_of(self.store, file.path, columns)), some)
 
     def image(self, file: FileFacts, row: int) -> bytes:
         """The PNG of one row of a data file.
@@ -149,7 +149,7 @@ class Publication:
         """
 
         def get() -> bytes:
-            with self._opened(file.path) as opened:
+            with self.store.opened(file.path) as opened:
                 parquet = pq.ParquetFile(opened, pre_buffer=True)
                 first = 0
                 for group in range(parquet.num_row_groups):
@@ -160,29 +160,14 @@ class Publication:
                     first += rows
             raise IndexError(row)
 
-        return self._retried(get)
+        return self._kept(lambda: self.store.retried("read from", get))
 
-    def _read(self, file: FileFacts, columns: Sequence[str]) -> pa.Table:
-        def get() -> pa.Table:
-            with self._opened(file.path) as opened:
-                parquet = pq.ParquetFile(opened, pre_buffer=True)
-                return parquet.read(columns=list(columns))
-
-        return self._retried(get)
-
-    def _retried(self, get: Callable[[], T]) -> T:
+    def _kept(self, get: Callable[[], T]) -> T:
+        """What is read of a data file, which has to be there."""
         try:
-            return self.store.retried("read from", get)
+            return get()
         except FileNotFoundError:
             raise StorageFault(f"{self.store.uri} lost a data file: run `prichexy verify`") from None
-
-    def _opened(self, path: str) -> Any:
-        """A data file for reading in parts, without reading ahead: what follows a column is image bytes."""
-        filesystem, root = self.store.arrow()
-        full = f"{root.rstrip('/')}/{path}"
-        if isinstance(filesystem, pyarrow.fs.PyFileSystem):
-            return pa.PythonFile(filesystem.handler.fs.open(full, "rb", cache_type="none"), mode="r")
-        return filesystem.open_input_file(full)
 
 
 def read_publication(store: Store) -> Publication:

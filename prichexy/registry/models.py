@@ -87,6 +87,12 @@ class Registry:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
 
+    @property
+    def absent_database(self) -> str | None:
+        """The sqlite file that this registry would be, where there is none yet: MLflow makes it when it is asked."""
+        database = self.uri.removeprefix("sqlite:///")
+        return database if database != self.uri and not Path(database).exists() else None
+
     def register(self, folder: Path, name: str, origin: str, run_id: str | None = None) -> ModelVersion:
         """Log a model folder and make it the next version of `name`.
 

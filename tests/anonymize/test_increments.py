@@ -27,22 +27,13 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.glob("*.png"))
 
 
-def ids_of(destination: str, snapshot: int | None = None) -> list[str]:
-    store = Store(destination)
-    manifest = read_manifest(store, snapshot)
-    assert manifest is not None
-    paths = [f"{store.root}/{commit.data.path}" for commit in shards_of(manifest) if commit.data]
-    return sorted(image_id for path in paths for image_id in pq.read_table(path)["image_id"].to_pylist())
-
-
-def test_three_increments_hold_each_id_once_and_each_snapshot_is_whole(
-    drawn: list[Path], tmp_path: Path, secret_file: Path
-) -> None:
-    lake, keys = tmp_path / "lake", Pseudonyms.from_file(secret_file)
-    lake.mkdir()
+@pytest.fixture
+def config(tmp_path: Path, secret_file: Path) -> AnonymizeConfig:
+    """Of a lake that holds nothing yet."""
+    (tmp_path / "lake").mkdir()
     create_untrained("identity", tmp_path / "model", 0, {})
-    config = AnonymizeConfig(
-        source=str(lake),
+    return AnonymizeConfig(
+        source=str(tmp_path / "lake"),
         destination=str(tmp_path / "out"),
         model=str(tmp_path / "model"),
         secret_file=secret_file,
@@ -52,6 +43,20 @@ def test_three_increments_hold_each_id_once_and_each_snapshot_is_whole(
         resolution="256",
         deid={"burned_in_text": "off"},
     )
+
+
+def ids_of(destination: str, snapshot: int | None = None) -> list[str]:
+    store = Store(destination)
+    manifest = read_manifest(store, snapshot)
+    assert manifest is not None
+    paths = [f"{store.root}/{commit.data.path}" for commit in shards_of(manifest) if commit.data]
+    return sorted(image_id for path in paths for image_id in pq.read_table(path)["image_id"].to_pylist())
+
+
+def test_three_increments_hold_each_id_once_and_each_snapshot_is_whole(
+    drawn: list[Path], config: AnonymizeConfig, tmp_path: Path, secret_file: Path
+) -> None:
+    lake, keys = tmp_path / "lake", Pseudonyms.from_file(secret_file)
     increment = config.model_copy(update={"increment": True})
 
     def add(*numbers: int, source: int | None = None) -> None:
@@ -95,21 +100,10 @@ def test_three_increments_hold_each_id_once_and_each_snapshot_is_whole(
 
 
 def test_an_increment_that_was_cut_off_goes_on_with_its_own_catalog(
-    drawn: list[Path], tmp_path: Path, secret_file: Path
+    drawn: list[Path], config: AnonymizeConfig, tmp_path: Path
 ) -> None:
     lake = tmp_path / "lake"
-    lake.mkdir()
-    create_untrained("identity", tmp_path / "model", 0, {})
-    config = AnonymizeConfig(
-        source=str(lake),
-        destination=str(tmp_path / "out"),
-        model=str(tmp_path / "model"),
-        secret_file=secret_file,
-        allow_unaudited=True,
-        rows_per_shard=1,
-        increment=True,
-        deid={"burned_in_text": "off"},
-    )
+    config = config.model_copy(update={"rows_per_shard": 1, "resolution": "native", "increment": True})
     for path in drawn[:2]:
         (lake / path.name).write_bytes(path.read_bytes())
     anonymize(config)

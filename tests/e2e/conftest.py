@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
+from prichexy.lake.storage import _filesystem
 from prichexy.obfuscation import create_untrained
 from tests.conftest import SHARED
 from tests.e2e.lakes import mixed_lake
@@ -122,6 +123,31 @@ def _wait_until_it_takes_objects(server: S3Server, process: "subprocess.Popen[by
                 break
             time.sleep(0.5)
     raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture
+def credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The S3 server's, for stores that the test itself opens."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    _forget_credentials()
+    yield
+    _forget_credentials()
+
+
+def _forget_credentials() -> None:
+    """Both caches keep those of earlier tests."""
+    _filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(s3: S3Server, credentials: None) -> str:
+    """A bucket that the test itself reaches; tests share it, each below a prefix of its own."""
+    client = s3.client()
+    if not client.exists("store"):
+        client.mkdir("store")
+    return "s3://store"
 
 
 @pytest.fixture

@@ -17,25 +17,21 @@ FILES = 2_350
 
 
 @pytest.fixture
-def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def lake(s3: S3Server, bucket: str) -> str:
     """2,350 objects: more than two pages in one folder, some in others, some beside the folders."""
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
     client = s3.client()
-    client.mkdir("listing")
     keys = [f"flat/{n:05d}.png" for n in range(2_300)] + [f"a/b{n}/x-{n}.png" for n in range(40)]
     keys += [f"{n}.png" for n in range(10)]
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda key: client.pipe_file(f"listing/lake/{key}", key.encode()), keys))
-    yield "s3://listing/lake"
-    client.rm("listing", recursive=True)
+        list(pool.map(lambda key: client.pipe_file(f"store/listing/lake/{key}", key.encode()), keys))
+    return f"{bucket}/listing/lake"
 
 
 def test_a_bucket_is_listed_in_pages_and_gone_on_with_within_a_folder(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
+    lake: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = StorageConfig()
-    store = Store(bucket, storage)
+    store = Store(lake, storage)
     pages = list(store.pages("flat"))
     assert [len(page.objects) for page in pages] == [1000, 1000, 300]
     behind = [item.path for page in store.pages("flat", token=pages[0].token) for item in page.objects]
@@ -47,12 +43,12 @@ def test_a_bucket_is_listed_in_pages_and_gone_on_with_within_a_folder(
 
     monkeypatch.setattr(listing, "PIECE_ROWS", 500)
     monkeypatch.setattr(listing, "PAGES_LOOKED_AT", 0)  # three pages are many
-    config = CatalogConfig(source=bucket, out="s3://listing/private", storage=storage)
+    config = CatalogConfig(source=lake, out=f"{bucket}/listing/private", storage=storage)
     whole = Store.pages
     asked: list[tuple[str, bool]] = []
 
     def cut_off(self: Store, below: str = "", deep: bool = True, token: str = "") -> Iterator[Page]:
-        if self.uri != bucket or not deep:
+        if self.uri != lake or not deep:
             yield from whole(self, below, deep, token)
             return
         asked.append((below, bool(token)))

@@ -12,17 +12,6 @@ from tests.e2e.conftest import S3Server
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture
-def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
-    _filesystem.cache_clear()
-    client = s3.client()
-    if not client.exists("store"):
-        client.mkdir("store")
-    return "s3://store"
-
-
 def test_objects_are_written_listed_and_removed(bucket: str) -> None:
     store = Store(f"{bucket}/a")
     store.write("x/1", b"one")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3fs import S3FileSystem
 
 from prichexy.cohort.catalog import build_catalog
 from prichexy.cohort.phantom import PhantomCohort, write_mixed
@@ -16,7 +15,7 @@ from prichexy.errors import StorageFault
 from prichexy.lake.listing import StoredObject
 from prichexy.lake.snapshots import quarantined_rows
 from prichexy.lake.source import read_source
-from prichexy.lake.storage import ObjectChanged, Store, _filesystem
+from prichexy.lake.storage import ObjectChanged, Store
 from tests.e2e.conftest import S3Server, prichexy
 from tests.e2e.fault_proxy import KINDS, FaultProxy
 
@@ -74,18 +73,6 @@ def undisturbed(s3: S3Server, lake: str, options: list[str]) -> dict[str, bytes]
     done = prichexy(*job(lake, "undisturbed", options), env=s3.environment(), timeout=500)
     assert done.returncode == 0, done.stderr
     return parquet(s3, "undisturbed")
-
-
-@pytest.fixture
-def credentials(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """For stores that the test itself opens."""
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
-    for forget in (_filesystem.cache_clear, S3FileSystem.clear_instance_cache):  # both keep earlier tests' credentials
-        forget()
-    yield
-    for forget in (_filesystem.cache_clear, S3FileSystem.clear_instance_cache):
-        forget()
 
 
 @pytest.mark.long

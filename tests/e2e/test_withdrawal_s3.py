@@ -2,23 +2,15 @@
 
 import pytest
 
-from prichexy.lake.storage import _filesystem
 from prichexy.lake.verify import verify
 from prichexy.lake.withdrawal import withdraw
-from tests.e2e.conftest import S3Server
 from tests.lake.test_withdrawal import KEYS, files, grown, of, published, without
 
 pytestmark = pytest.mark.e2e
 
 
-def test_a_patient_is_withdrawn_from_a_bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
-    _filesystem.cache_clear()
-    client = s3.client()
-    if not client.exists("store"):
-        client.mkdir("store")
-    store = grown("s3://store/withdrawal")
+def test_a_patient_is_withdrawn_from_a_bucket(bucket: str) -> None:
+    store = grown(f"{bucket}/withdrawal")
     before = {number: published(store, number) for number in (1, 2, 3)}
     old = files(store)
     done = withdraw(store, KEYS, of(9))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from prichexy.lake.storage import Store
-from tests.e2e.conftest import s3  # noqa: F401 - the server is a fixture here too
+from tests.e2e.conftest import credentials, s3  # noqa: F401 - they are fixtures here too
 from tests.publish.publications import published
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from prichexy.config import PublishConfig, load
-from prichexy.lake.storage import Store, _filesystem
+from prichexy.lake.storage import Store
 from prichexy.publish import check, publish
 from tests.e2e.conftest import S3Server
 from tests.publish.publications import image_id, job, png, published
@@ -139,15 +138,11 @@ def test_polars_reads_all_columns(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3FileSystem]:
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
-    _filesystem.cache_clear()
+def bucket(s3: S3Server, credentials: None) -> s3fs.S3FileSystem:
     client = s3.client()
     if not client.exists("public"):
         client.mkdir("public")
-    yield client
-    _filesystem.cache_clear()
+    return client
 
 
 @pytest.mark.e2e

@@ -12,7 +12,7 @@ from prichexy.config import SplitShares
 from prichexy.errors import PrichexyError, StorageFault, UsageError
 from prichexy.lake.storage import Store
 from prichexy.publish.counting import count
-from prichexy.publish.source import Publication, read_publication
+from prichexy.publish.source import read_publication
 from prichexy.publish.splits import split
 from tests.publish.publications import image_id, job, png, published
 
@@ -67,12 +67,12 @@ def test_counting_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     publication = read_publication(published(tmp_path / "large", job(32, 16), side=512))
     assert publication.size > 32 * 512 * 512
     taken = 0
-    opened = Publication._opened
+    opened = Store.opened
 
-    def counted(self: Publication, path: str) -> Any:
+    def counted(self: Store, path: str) -> Any:
         class Counted:
             def __init__(self) -> None:
-                self.file = opened(publication, path)
+                self.file = opened(publication.store, path)
                 self.closed = False
 
             def read(self, size: int = -1) -> bytes:
@@ -101,7 +101,7 @@ def test_counting_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
         return pa.PythonFile(Counted(), mode="r")
 
-    monkeypatch.setattr(Publication, "_opened", counted)
+    monkeypatch.setattr(Store, "opened", counted)
     assert count(publication, 1, with_ids=True).images == 32
     assert 0 < taken < publication.size / 50
 

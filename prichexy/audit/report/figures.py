@@ -1,49 +1,30 @@
 """Plots of the report, as SVG for a page: readable without colour, the same bytes for the same figures.
 
-Each line and point differs from its neighbours by marker and dash as well as by colour, and each plot says in words
-(title and description) what it shows. Text stays text: it can be read aloud, searched and copied.
+Each line and point differs from its neighbours by marker and dash as well as by colour; `prichexy.pages` draws.
 """
 
-import io
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from prichexy.pages import FAINT, INK, STYLE, canvas, svg
 from prichexy.verdict import AttackerResult, StrengthPoint, Utility
 
 WIDTH = 4.3
 """Inches. Small, so that 8.5 points stay legible when a telephone shrinks the plot to its width."""
 
-INK, FAINT = "#1a1a1a", "#6b6b6b"
-
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "prichexy",  # element names follow from the drawing alone
-    "font.family": "sans-serif",
-    "font.size": 8.5,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+_STYLE = STYLE | {
     "axes.grid": True,
     "grid.color": "#e3e3e3",
     "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
     "hatch.linewidth": 0.5,
     "lines.markersize": 5,
-    "text.parse_math": False,  # a dollar sign in a model's name is a dollar sign
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
@@ -89,7 +70,7 @@ def roc(attackers: Sequence[AttackerResult]) -> Markup | None:
     looks = _looks([attacker.name for attacker in attackers])
     strength = sorted(drawn, key=lambda attacker: -attacker.auc_mean)
     with rc_context(_STYLE):
-        figure, axes = _canvas(WIDTH * 0.94 + 0.19 * ((len(drawn) + 1) // 2))
+        figure, axes = canvas(WIDTH, WIDTH * 0.94 + 0.19 * ((len(drawn) + 1) // 2))
         axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1, linestyle=(0, (2, 3)))
         axes.annotate("guessing", (0.62, 0.60), rotation=45, rotation_mode="anchor", color=FAINT, ha="center", va="top")
         for rank, attacker in enumerate(strength):
@@ -110,7 +91,7 @@ def roc(attackers: Sequence[AttackerResult]) -> Markup | None:
         _legend(figure, columns=2)
         best = strength[0]
         words = f"{len(drawn)} curves. The strongest attacker, {best.name}, has an AUC of {best.auc_mean:.3f}."
-        return _svg(figure, "roc", "ROC curves of the attackers", words)
+        return svg(figure, "roc", "ROC curves of the attackers", words)
 
 
 def privacy_utility(
@@ -132,7 +113,7 @@ def privacy_utility(
         labels = [_label(point.label) for point in points]
         columns = 2 if max(map(len, labels)) <= 24 else 1
         lines = sum(1 + label.count("\n") for label in labels)
-        figure, axes = _canvas(3.1 + 0.19 * -(-lines // columns))
+        figure, axes = canvas(WIDTH, 3.1 + 0.19 * -(-lines // columns))
         looks = _looks([str(number) for number in range(len(others))])
         if model:
             if interval:
@@ -154,7 +135,7 @@ def privacy_utility(
         words = " ".join(
             f"{point.label}: attacker {point.strongest_auc:.3f}, utility {point.utility:.3f}." for point in points
         )
-        return _svg(figure, "tradeoff", "Privacy against utility", words)
+        return svg(figure, "tradeoff", "Privacy against utility", words)
 
 
 def strength(points: Sequence[StrengthPoint], attackers: Sequence[AttackerResult]) -> Markup | None:
@@ -164,7 +145,7 @@ def strength(points: Sequence[StrengthPoint], attackers: Sequence[AttackerResult
     names = list(dict.fromkeys(point.attacker for point in points))
     looks = _looks(list(dict.fromkeys([*(attacker.name for attacker in attackers), *names])))
     with rc_context(_STYLE):
-        figure, axes = _canvas(2.9 + 0.19 * ((len(names) + 1) // 2))
+        figure, axes = canvas(WIDTH, 2.9 + 0.19 * ((len(names) + 1) // 2))
         for name in names:
             curve = sorted((p for p in points if p.attacker == name), key=lambda point: point.training_pairs)
             axes.errorbar(
@@ -194,7 +175,7 @@ def strength(points: Sequence[StrengthPoint], attackers: Sequence[AttackerResult
         _legend(figure, columns=2)
         last = [max((p for p in points if p.attacker == name), key=lambda p: p.training_pairs) for name in names]
         words = " ".join(f"{p.attacker}: AUC {p.auc_mean:.3f} after {p.training_pairs:,} pairs." for p in last)
-        return _svg(figure, "strength", "Attackers' AUC against what they learned from", words)
+        return svg(figure, "strength", "Attackers' AUC against what they learned from", words)
 
 
 def findings(utility: Utility, limit: float) -> Markup | None:
@@ -209,7 +190,7 @@ def findings(utility: Utility, limit: float) -> Markup | None:
     names = [finding.finding.replace("_", " ") for finding in utility.findings]
     rows = list(range(len(names)))
     with rc_context(_STYLE):
-        figure, (before, change) = _canvas(1.15 + 0.235 * (len(rows) + 1), panels=2)
+        figure, (before, change) = canvas(WIDTH, 1.15 + 0.235 * (len(rows) + 1), panels=2)
         for row, finding in zip(rows, utility.findings, strict=True):
             _before_after(before, row, finding.auc_original, finding.auc_anonymized)
             _interval(change, row, finding.difference, finding.low, finding.high, "s")
@@ -238,13 +219,7 @@ def findings(utility: Utility, limit: float) -> Markup | None:
             f"{name}: {finding.auc_original:.3f}, then {finding.auc_anonymized:.3f}."
             for name, finding in zip(names, utility.findings, strict=True)
         )
-        return _svg(figure, "findings", "What a classifier still finds, for each finding", words)
-
-
-def _canvas(height: float, panels: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure, figure.subplots(1, panels, sharey=panels > 1)
+        return svg(figure, "findings", "What a classifier still finds, for each finding", words)
 
 
 def _legend(figure: Figure, columns: int) -> None:
@@ -298,22 +273,3 @@ def _interval(axes: Any, row: int, value: float, low: float | None, high: float 
     if low is not None and high is not None:
         axes.plot((low, high), (row, row), color=INK, linewidth=1.4, marker="|", markersize=6)
     axes.plot(value, row, marker, color=INK, markersize=4.5)
-
-
-def _svg(figure: Figure, name: str, title: str, description: str) -> Markup:
-    """An svg element for a page that holds several: its ids begin with `name`, its size follows the page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    drawing = buffer.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
-    size = re.search(r'viewBox="[^"]+"', drawing)
-    if size is None:
-        raise ValueError("matplotlib drew an SVG without a viewBox")
-    opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size.group()} '
-        f'class="plot" role="img" aria-labelledby="{name}-title {name}-words">'
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-words">{escape(description)}</desc>'
-    )
-    return Markup(opening + drawing[drawing.index(">") + 1 :])

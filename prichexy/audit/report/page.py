@@ -11,13 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from prichexy.audit.report import figures
 from prichexy.audit.report.figures import Limits, OperatingPoint
 from prichexy.audit.report.gallery import ENLARGED, GalleryImage, pictures
 from prichexy.errors import UsageError
+from prichexy.pages import templates_in
 from prichexy.verdict import AttackerResult, AuditRecord, audit_id
 
 _FOLDER = Path(__file__).parent
@@ -174,13 +174,7 @@ def _unlike(records: Sequence[AuditRecord]) -> list[str]:
 
 
 def _page(template: str, **context: Any) -> str:
-    pages = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = templates_in(_FOLDER)
     pages.filters |= {"figure": _figure, "signed": _signed, "words": _words}
     script = (_FOLDER / "slider.js").read_text(encoding="utf-8")
     return pages.get_template(template).render(

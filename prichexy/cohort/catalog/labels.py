@@ -8,19 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prichexy.cohort.labels import LABELS, read_file
 from prichexy.config import CatalogConfig
 from prichexy.errors import UsageError
 from prichexy.findings import FINDINGS, NO_FINDING
-from prichexy.lake.storage import Store
 
-LABELS = pa.schema(
-    [
-        pa.field("image_name", pa.string(), nullable=False),
-        pa.field("patient_id", pa.string()),
-        pa.field("findings", pa.list_(pa.string())),  # in the order of FINDINGS; empty: No Finding; null: unknown
-        pa.field("follow_up", pa.int32()),
-    ]
-)
 _ROWS_PER_BATCH = 65_536
 
 
@@ -39,11 +31,8 @@ class Labels:
         """
         if not config.labels:
             return cls(LABELS.empty_table())
-        folder, _, name = config.labels.rpartition("/")
         try:
-            text = Store(folder or ".", config.storage).read(name).decode("utf-8-sig")
-        except FileNotFoundError:
-            raise UsageError("setting labels: there is no such file") from None
+            text = read_file(config.labels, config.storage, "labels").decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UsageError("setting labels: the file is not UTF-8 text") from None
         return cls(_parsed(text))
