@@ -15,7 +15,7 @@ from prichexy.anonymize import Summary, anonymize
 from prichexy.audit.comparison import TABLE_WIDTH, compare, comparison_table
 from prichexy.audit.job import Audited, audit
 from prichexy.cluster import connected
-from prichexy.cohort.catalog import build_catalog
+from prichexy.cohort.catalog import build_catalog, open_catalog
 from prichexy.cohort.phantom import PhantomCohort, write_mixed
 from prichexy.config import (
     AnonymizeConfig,
@@ -25,8 +25,10 @@ from prichexy.config import (
     CompareConfig,
     DeidConfig,
     PrepareConfig,
+    PublishConfig,
     RayConfig,
     SplitConfig,
+    StorageConfig,
     TrainConfig,
 )
 from prichexy.deid import Pseudonyms, create_secret_file, read_secret_file
@@ -34,6 +36,7 @@ from prichexy.errors import PrichexyError, UsageError
 from prichexy.lake.storage import Store
 from prichexy.lake.verify import verify
 from prichexy.progress import Progress
+from prichexy.publish import check, publish
 from prichexy.registry import Registry, promote
 from prichexy.training.loop import TrainedSummary, train
 from prichexy.training.prepare import prepare
@@ -52,7 +55,7 @@ SIZE = 64
 
 
 def run(folder: Path, patients: int, seed: int, size: int = 512, text: BurnedInText = "redact") -> dict[str, Any]:
-    """Draw a lake, train a model on it, audit and compare it, publish the lake, verify it, picture one radiograph.
+    """Draw a lake, train a model on it, audit and compare it, anonymize the lake, verify it, make it ready to publish.
 
     Args:
         folder: for everything that the demo makes; a demo that was killed goes on in it.
@@ -74,7 +77,8 @@ def run(folder: Path, patients: int, seed: int, size: int = 512, text: BurnedInT
     if not key.exists():
         create_secret_file(key)
     listed = CatalogConfig(source=str(lake), out=str(catalog), labels=str(lake / "labels.csv"), exclude=("*.csv",))
-    build_catalog(listed)
+    if open_catalog(str(catalog), StorageConfig()) is None:  # a new one has a new salt: another job
+        build_catalog(listed)
     splits = SplitConfig(seed=seed, train=0.5, validation=0.2, test=0.3)
     with connected(RayConfig()):  # one Ray for all steps
         prepare(PrepareConfig(catalog=str(catalog), out=str(folder / "table"), size=SIZE, splits=splits))
@@ -99,11 +103,12 @@ def run(folder: Path, patients: int, seed: int, size: int = 512, text: BurnedInT
     if not report.whole:
         raise PrichexyError(f"the demo's publication is not whole: {report.problems[0]}")
     picture = _before_and_after(lake, published, Pseudonyms.from_file(key), folder / "before-after.png")
+    released = _released(published, key, _tracking(folder))
     compared = {
         "compared": {row["label"]: f"{row['strongest_auc']:.2f} ({row['strongest']})" for row in rows},
         "comparison": page,
     }
-    return _figures(trained, audited, compared, allowed, summary, picture, key, _tracking(folder))
+    return _figures(trained, audited, compared, allowed, summary, picture, released, key, _tracking(folder))
 
 
 def _console() -> Console:
@@ -225,6 +230,35 @@ def _before_and_after(lake: Path, published: Path, pseudonyms: Pseudonyms, out: 
     return out
 
 
+def publish_config(published: Path, key: Path, tracking_uri: str) -> PublishConfig:
+    """What the demo's card states; whom to write to is left out, as the check then says."""
+    some = ds.dataset(published / "data").head(4, columns=["image_id"])
+    return PublishConfig(
+        destination=str(published),
+        title="Phantom chest radiographs",
+        license="CC0-1.0",
+        creators=("prichexy's demo",),
+        origin="Drawn by prichexy from a seed, with their findings; nobody is depicted.",
+        approval="None is needed.",
+        tags=("phantom",),
+        splits=True,
+        show=tuple(some["image_id"].to_pylist()),  # phantoms: patients who never lived may be shown
+        secret_file=key,
+        tracking_uri=tracking_uri,
+    )
+
+
+def _released(published: Path, key: Path, tracking_uri: str) -> dict[str, Any]:
+    """Card, metadata, splits, page and checksums beside the shards, and what is missing before they could go public."""
+    config = publish_config(published, key, tracking_uri)
+    publish(config)
+    missing = [gap.sentence for gap in check(config) if gap.blocking]
+    return {
+        "page of the data set": f"{published}/index.html",
+        "before it goes public": f"missing: {'. '.join(missing)}" if missing else "nothing is missing",
+    }
+
+
 def _figures(
     trained: TrainedSummary,
     audited: Audited,
@@ -232,6 +266,7 @@ def _figures(
     allowed: bool,
     summary: Summary,
     picture: Path,
+    released: dict[str, Any],
     key: Path,
     tracking_uri: str,
 ) -> dict[str, Any]:
@@ -253,6 +288,7 @@ def _figures(
         "seconds": summary.seconds,
         "shards": f"{summary.destination}/data",
         "before and after": str(picture),
+        **released,
         "next": f"{command} quarantine {summary.destination} --catalog {summary.catalog}",
         "your own images": f"{command} anonymize IMAGES OUT --model models:/{summary.model} "
         f"--secret-file {key} --tracking-uri {tracking_uri}{'' if allowed else ' --allow-unaudited'}",

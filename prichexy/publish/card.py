@@ -88,7 +88,7 @@ def _body(facts: Facts) -> str:
         all_live=len(facts.publication.data_patterns) == 1 and "*" in facts.publication.data_patterns[0],
         checksums=SHA256SUMS,
         limits=limits,
-        findings=textwrap.fill(" ".join(FINDINGS), 100),
+        findings=textwrap.fill(" ".join(FINDINGS), 105),
         labelled=facts.census.labelled,
         not_stated=NOT_STATED,
         withheld=WITHHELD,

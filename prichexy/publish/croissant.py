@@ -197,7 +197,7 @@ def _sensitive(facts: Facts) -> str:
 
 def _limitations(facts: Facts) -> str:
     counts = f"Counts of fewer than {facts.config.small_cell} patients are withheld in the documents. "
-    return counts + "Deformed anatomy: no measurements, no diagnosis. Labels are as the source had them."
+    return counts + "Changed anatomy: no measurements, no diagnosis. Labels are as the source had them."
 
 
 def _mlcroissant() -> Any:

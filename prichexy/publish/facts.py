@@ -98,10 +98,12 @@ class Facts:
         if self.config.description:
             return self.config.description
         count = "" if self.census.images is None else f"{self.census.images:,} "
-        return (
-            f"{count}chest radiographs, changed so that the anatomy tells less of whose they are, without header "
-            "data and text that identify patients."
-        )
+        makings = self.publication.makings
+        changed = all(making.settings.get("kind") != "identity" for making in makings)
+        looked = all(making.deid.get("burned_in_text") in ("redact", "detect-and-quarantine") for making in makings)
+        anatomy = "changed so that the anatomy tells less of whose they are" if changed else "the anatomy as it was"
+        text = "text in the pixels was looked for" if looked else "text in the pixels was not looked for in all of them"
+        return f"{count}chest radiographs, {anatomy}, without header data that identify patients; {text}."
 
     @property
     def tables(self) -> list[Table]:

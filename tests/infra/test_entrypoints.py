@@ -24,7 +24,7 @@ from prichexy.config import (
     TrainConfig,
     load,
 )
-from tests.infra.built import INFRA, OVERLAYS, ROOT, compose, of_kind, overlay, tool
+from tests.infra.built import INFRA, OVERLAYS, ROOT, compose, of_kind, tool
 
 JOBS: dict[str, type[Settings]] = {
     "anonymize": AnonymizeConfig,
@@ -179,68 +179,3 @@ def test_every_path_of_a_configuration_in_a_document_exists() -> None:
     for file in (*INFRA.rglob("*.md"), *INFRA.rglob("*.yaml")):
         for place in re.findall(r"(?:jobs|infra)/[\w./-]+\w", file.read_text()):
             assert (ROOT / place).exists(), f"{file.relative_to(ROOT)} names {place}"
-
-
-# ---- no secret in any file
-
-PATTERNS = {
-    "an AWS key id": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a private key": r"BEGIN [A-Z ]*PRIVATE KEY",
-    "a value of a secret": r"(?i)(secret|password|token|access_?key)[\w-]*['\"]?[ ]*[:=][ ]*['\"]?(?!/)[\w+/-]{16,}",
-    "a password in an address": r"\w+://[^/\s:@{]+:[^/\s@{]+@",
-    "random digits": r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{32,}\b",
-}
-
-
-def found_in(text: str) -> list[str]:
-    return [what for what, pattern in PATTERNS.items() if re.search(pattern, text)]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "aws_access_key_id = AKIAIOSFODNN7EXAMPLE",
-        "aws_secret_access_key = wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY",
-        "POSTGRES_PASSWORD: hunter2hunter2hunter2",
-        "postgresql://mlflow:hunter2@postgres/mlflow",
-        "key: 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
-    ],
-)
-def test_a_planted_secret_is_found(text: str) -> None:
-    assert found_in(text) != []
-
-
-def test_no_file_holds_a_secret() -> None:
-    files = [path for place in (INFRA, ROOT / "jobs") for path in place.rglob("*") if path.is_file()]
-    texts = {str(path.relative_to(ROOT)): path.read_text() for path in files if path.suffix != ".pyc"}
-    assert len(texts) > 30
-    assert {name: found for name, text in texts.items() if (found := found_in(text))} == {}
-    assert not [name for name in texts if Path(name).suffix in (".key", ".pem", ".env", ".crt")]
-
-
-def test_environments_name_secret_files_and_hold_none() -> None:
-    telling = re.compile(r"SECRET|PASSWORD|TOKEN|CREDENTIAL|KEY", re.IGNORECASE)
-    for name, value in environments():
-        if telling.search(name):
-            assert re.search(r"(FILE|PATH)$", name), name
-            assert value.startswith("/run/secrets/"), name
-
-
-def environments() -> Iterator[tuple[str, str]]:
-    for service in compose()["services"].values():
-        yield from service.get("environment", {}).items()
-    for name in OVERLAYS:
-        yield from variables(overlay(name))
-    yield from yaml.safe_load((INFRA / "aws" / "sky.yaml").read_text())["envs"].items()
-
-
-def variables(part: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(part, dict):
-        for key, value in part.items():
-            if key == "env":
-                yield from ((each["name"], each["value"]) for each in value)
-            else:
-                yield from variables(value)
-    elif isinstance(part, list | tuple):
-        for each in part:
-            yield from variables(each)

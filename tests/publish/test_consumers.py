@@ -1,29 +1,27 @@
-"""Whoever receives a publication loads it with the tools of the field, as its own card says."""
+"""Whoever receives a publication loads it with the tools of the field, as its own card and the README say."""
 
-import io
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import fsspec
 import numpy as np
-import pyarrow.dataset as ds
-import pyarrow.fs
+import polars as pl
 import pytest
 import s3fs
-from fsspec.implementations.local import LocalFileSystem
-from PIL import Image
 
 from prichexy.config import PublishConfig, load
+from prichexy.lake.commit import commit_shard
+from prichexy.lake.job import claim
+from prichexy.lake.snapshots import finish
 from prichexy.lake.storage import Store
 from prichexy.publish import check, publish
 from tests.e2e.conftest import S3Server
-from tests.publish.publications import image_id, job, png, published
+from tests.publish.consumers import FOOTER, Place, card_block, decoded, losses, printed, python_blocks
+from tests.publish.publications import image_id, job, png, published, rows
 from tests.publish.test_documents import STATED
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def blocks(folder: Path, imported: str) -> list[str]:
-    """The card's Python blocks that import something."""
-    found = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    return [block for block in found if re.search(rf"^import {imported}\b", block, re.MULTILINE)]
-
-
-def run(block: str, folder: Path, home: Path) -> str:
-    """What a block prints in the data set's folder, in a process of its own and without a network."""
-    environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", block], cwd=folder, env=environment, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def test_datasets_streams_decoded_images(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_streams_decoded_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    import datasets
-
-    streamed = datasets.load_dataset(str(folder), "default", split="unsplit", streaming=True, cache_dir=str(tmp_path))
-    assert streamed.features["image"] == datasets.Image()
-    seen = {row["image_id"]: row["image"] for row in streamed}
+    seen = {row["image_id"]: row["image"] for row in Place(str(folder)).by_datasets()}
     assert sorted(seen) == sorted(image_id(row) for row in range(96))
     for number, depth in ((0, 8), (8, 12)):
-        expected = np.asarray(Image.open(io.BytesIO(png(number, 64, depth))))
-        assert np.array_equal(np.asarray(seen[image_id(number)]), expected)
+        assert np.array_equal(np.asarray(seen[image_id(number)]), decoded(png(number, 64, depth)))
 
 
 def test_datasets_takes_features_and_configurations_from_the_card(folder: Path, tmp_path: Path) -> None:
@@ -73,66 +50,23 @@ def test_datasets_takes_features_and_configurations_from_the_card(folder: Path, 
     assert set(splits["split"]) == {"train", "validation", "test", None}
 
 
-class CountingFile(io.RawIOBase):
-    """A local file that counts what is read of it."""
-
-    def __init__(self, file: Any, filesystem: "CountingFileSystem") -> None:
-        self.file, self.filesystem = file, filesystem
-
-    def read(self, size: int = -1) -> bytes:
-        data = bytes(self.file.read(size))
-        self.filesystem.taken += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self.file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self.file.tell())
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-
-class CountingFileSystem(LocalFileSystem):  # type: ignore[misc]
-    """A local file system that counts the bytes that are read."""
-
-    cachable = False
-    taken = 0
-
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        return CountingFile(super()._open(path, mode, **options), self)
-
-
 def test_pyarrow_reads_only_the_columns_that_are_asked_for(tmp_path: Path) -> None:
     store = published(tmp_path / "large", job(32, 16), side=512)
     size = sum(path.stat().st_size for path in (tmp_path / "large" / "data").iterdir())
-    counting = CountingFileSystem()
-    filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(counting))
-    dataset = ds.dataset(f"{store.root}/data", filesystem=filesystem, format="parquet")
-    table = dataset.to_table(columns=["image_id", "findings"])
+    table, taken = Place(store.root).projected(["image_id", "findings"])
     assert sorted(table["image_id"].to_pylist()) == sorted(image_id(row) for row in range(32))
-    ends = (
-        3 * 65_536
-    )  # pyarrow reads the last 64 KiB of a file for its footer: of both, and of the first for the schema
-    assert 0 < counting.taken < ends + 8_192 < size / 40
-    counting.taken = 0
-    dataset.to_table(columns=["image"])
-    assert counting.taken > size * 0.9
+    assert 0 < taken < 3 * FOOTER + 8_192 < size / 40
+    _, taken = Place(store.root).projected(["image"])
+    assert taken > size * 0.9
 
 
-def test_polars_reads_all_columns(folder: Path, tmp_path: Path) -> None:
-    import polars as pl
-
-    frame = pl.scan_parquet(f"{folder}/data/*.parquet").collect()
+def test_polars_reads_all_columns(folder: Path) -> None:
+    frame = Place(str(folder)).by_polars().collect()
     assert frame.height == frame["image_id"].n_unique() == 96
     first = frame.filter(pl.col("image_id") == image_id(1))
     assert first["image"][0] == {"bytes": png(1, 64), "path": f"{image_id(1)}.png"}
     assert first["findings"].to_list() == [[]]
-    joined = frame.join(pl.read_parquet(f"{folder}/splits.parquet"), on="image_id")
+    joined = frame.join(Place(str(folder)).by_polars("splits.parquet").collect(), on="image_id")
     by_patient = joined.drop_nulls(["patient_id"]).group_by("patient_id").agg(pl.col("split").n_unique())
     assert by_patient["split"].max() == 1
 
@@ -146,24 +80,18 @@ def bucket(s3: S3Server, credentials: None) -> s3fs.S3FileSystem:
 
 
 @pytest.mark.e2e
-def test_duckdb_reads_what_was_published_on_s3(bucket: s3fs.S3FileSystem) -> None:
+def test_duckdb_reads_what_was_published_on_s3(bucket: s3fs.S3FileSystem, s3: S3Server) -> None:
     store = published("s3://public/release-1")
     done = publish(load(PublishConfig, destination=store.uri, splits=True, **STATED))
     assert done.images == 40
     assert {gap.what for gap in check(PublishConfig(destination=store.uri, verify=False))} == {"audit", "verify"}
-    # DuckDB's own S3 reader, httpfs, is downloaded at first use; any fsspec file system does as well.
-    with duckdb.connect() as connection:
-        connection.register_filesystem(bucket)
-        shards = "read_parquet('s3://public/release-1/data/*.parquet')"
-        counted = connection.sql(
-            f"select view, count(*), count(distinct image_id) from {shards} group by view order by view"
-        ).fetchall()
-        assert counted == [("AP", 20, 20), ("LL", 1, 1), ("PA", 19, 19)]
-        train = connection.sql(
-            f"select count(*) from {shards} join 's3://public/release-1/splits.parquet' using (image_id) "
-            "where split = 'train' and len(findings) > 0"
-        ).fetchall()
-        assert 0 < train[0][0] < 40
+    place = Place(store.uri, s3)
+    counted = place.by_duckdb("select view, count(*), count(distinct image_id) from SHARDS group by view order by view")
+    assert counted == [("AP", 20, 20), ("LL", 1, 1), ("PA", 19, 19)]
+    train = place.by_duckdb(
+        "select count(*) from SHARDS join SPLITS using (image_id) where split = 'train' and len(findings) > 0"
+    )
+    assert 0 < train[0][0] < 40
 
 
 @pytest.mark.e2e
@@ -187,20 +115,24 @@ def test_counting_on_s3_reads_no_image(bucket: s3fs.S3FileSystem, monkeypatch: p
 
 @pytest.mark.parametrize("library", ["datasets", "pyarrow", "duckdb", "polars"])
 def test_the_cards_own_lines_run(folder: Path, tmp_path: Path, library: str) -> None:
-    chosen = [block for block in blocks(folder, library) if "torch" not in block]
-    assert len(chosen) == 1
-    printed = run(chosen[0], folder, tmp_path)
     expected = {"datasets": r"[0-9a-f]{32} \(64, 64\)", "pyarrow": r"^96$", "duckdb": r"PA\W+47", "polars": r"PA\W+47"}
-    assert re.search(expected[library], printed, re.MULTILINE), printed
+    output = printed(card_block(folder, library), folder, tmp_path)
+    assert re.search(expected[library], output, re.MULTILINE), output
 
 
-def test_the_cards_training_loop_runs(folder: Path, tmp_path: Path) -> None:
-    (loop,) = blocks(folder, "torch")
-    assert len([line for line in loop.splitlines() if line.strip()]) <= 36
-    printed = run(loop, folder, tmp_path)
-    losses = [float(loss) for loss in re.findall(r"^epoch \d: loss ([\d.]+)$", printed, re.MULTILINE)]
-    assert len(losses) == 2
-    assert losses[1] < losses[0] < 1.5
+def test_the_training_loop_of_the_readme_is_the_cards_and_runs(folder: Path, tmp_path: Path) -> None:
+    (loop,) = python_blocks(ROOT / "README.md", "torch")
+    assert loop == card_block(folder, "torch")
+    assert len([line for line in loop.splitlines() if line.strip()]) <= 25
+    first, second = losses(printed(loop, folder, tmp_path))
+    assert second < first < 1.5
+
+
+def test_the_readmes_other_lines_run(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "published").symlink_to(folder)
+    others = [block for block in python_blocks(ROOT / "README.md") if "published/" in block]
+    assert len(others) == 1
+    assert printed(f"{others[0]}\nprint(images.num_rows)", tmp_path, tmp_path).splitlines()[-1] == "96"
 
 
 def test_the_training_loop_runs_where_nothing_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,10 +141,23 @@ def test_the_training_loop_runs_where_nothing_is_labelled(tmp_path: Path, monkey
     plain = publications.row
     monkeypatch.setattr(publications, "row", lambda number, side: {**plain(number, side), "findings": None})
     store: Store = published(tmp_path / "out")
-    publish(load(PublishConfig, destination=store.uri, **STATED))
-    (loop,) = blocks(tmp_path / "out", "torch")
-    assert "autoencoder" in (tmp_path / "out" / "README.md").read_text()
-    assert len(re.findall(r"^epoch \d: loss [\d.]+$", run(loop, tmp_path / "out", tmp_path), re.MULTILINE)) == 2
+    for splits in (False, True):
+        publish(load(PublishConfig, destination=store.uri, splits=splits, **STATED))
+        assert "autoencoder" in (tmp_path / "out" / "README.md").read_text()
+        assert len(losses(printed(card_block(tmp_path / "out", "torch"), tmp_path / "out", tmp_path))) == 2
+
+
+def test_the_cards_lines_read_the_newest_snapshot_only(tmp_path: Path) -> None:
+    store = published(tmp_path / "out")
+    increment = job(20, 10, snapshot=2)
+    claim(store, increment)
+    for shard in range(increment.shards):
+        commit_shard(store, increment, shard, rows(increment, *increment.span(shard)))
+    finish(store, increment, replaced=[image_id(row) for row in range(20)])
+    publish(load(PublishConfig, destination=store.uri, splits=True, **STATED))
+    out = tmp_path / "out"
+    assert printed(card_block(out, "pyarrow"), out, tmp_path) == "40\n"
+    assert len(losses(printed(card_block(out, "torch"), out, tmp_path))) == 2
 
 
 def test_fsspec_and_the_card_agree_on_names(folder: Path) -> None:

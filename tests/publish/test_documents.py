@@ -101,6 +101,31 @@ def test_what_the_publisher_leaves_out_is_said(store: Store) -> None:
     assert "## What is not promised" in text
 
 
+def test_the_summary_claims_no_more_than_was_done(tmp_path: Path) -> None:
+    flow = {**job().model, "settings": {"kind": "flow-field"}}
+    unlooked = replace(job(), deid={**job().deid, "burned_in_text": "off"})
+    for number, (the_job, sentence) in enumerate(
+        [
+            (job(), "40 chest radiographs, the anatomy as it was, without header data that identify patients; text in"),
+            (unlooked, "text in the pixels was not looked for in all of them."),
+            (replace(job(), model=flow), "changed so that the anatomy tells less of whose they are"),
+            (replace(job(), model=flow), "text in the pixels was looked for."),
+        ]
+    ):
+        store = published(tmp_path / str(number), the_job)
+        publish(described(store, description=None))
+        for name in ("README.md", "index.html", "croissant.json"):
+            assert sentence in read(store, name)
+
+
+def test_every_document_names_licence_version_and_citation(store: Store) -> None:
+    publish(described(store, version="2.1.0", citation="Example Hospital: Radiographs of nobody. 2026."))
+    for name in ("README.md", "index.html", "croissant.json"):
+        text = read(store, name)
+        for stated in ("CC-BY-4.0", "2.1.0", "Example Hospital: Radiographs of nobody. 2026."):
+            assert stated in text, (name, stated)
+
+
 def test_an_unaudited_data_set_says_so_loudly_everywhere(store: Store) -> None:
     done = publish(described(store))
     assert not done.audited
