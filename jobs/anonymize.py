@@ -23,9 +23,9 @@ def main(
     price_per_hour: PricePerHour = None,
 ) -> None:
     """Publish a lake as anonymized Parquet shards, as the configuration says."""
-    loaded = load(AnonymizeConfig, config, overrides or ())
+    loaded = load(AnonymizeConfig, config, overrides or (), price_per_hour=price_per_hour)
     if dry_run:
-        show_plan(loaded, as_json, images_per_second=images_per_second, price_per_hour=price_per_hour)
+        show_plan(loaded, as_json, images_per_second=images_per_second, price_per_hour=loaded.price_per_hour)
     else:
         run_anonymize(loaded, as_json)
 

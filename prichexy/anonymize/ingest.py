@@ -9,15 +9,18 @@ carefully: each file in a child process (`careful`), until the culprit is found 
 the same either way.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import ray
 
 from prichexy.anonymize.careful import Careful, bounded, out_of_memory
 from prichexy.anonymize.metrics import WatchedStore, fetched, timed
+from prichexy.anonymize.spent import carrying, ledger
 from prichexy.anonymize.work import INGESTED, SMALL, Row, Work, guarded, pseudonyms, set_aside
 from prichexy.cohort.catalog import read_rows
 from prichexy.deid import LinkRow, Pseudonyms, deidentify, header_bytes, published_columns, read_header
@@ -30,8 +33,12 @@ from prichexy.lake.source import read_source
 from prichexy.lake.storage import Store
 from prichexy.lake.withdrawal import is_withdrawn
 
+HELD_BYTES = 256 << 20
+"""Source files that a worker holds at a time: a chunk of large ones is fetched in several loads."""
+
 
 @guarded("ingest")
+@carrying
 def ingest(number: pa.Table, spans: "np.ndarray[Any, np.dtype[np.int64]]", work: Work) -> pa.Table:
     """Fetch, decode and de-identify the catalog rows of one span.
 
@@ -41,17 +48,20 @@ def ingest(number: pa.Table, spans: "np.ndarray[Any, np.dtype[np.int64]]", work:
         work: what every worker needs to know.
 
     Returns:
-        An `INGESTED` table, rows in catalog order.
+        An `INGESTED` table, rows in catalog order; its `spent` tells of fetch and decode.
 
     Raises:
         StorageFault: the lake failed; never one image's fault.
     """
+    cv2.setNumThreads(1)
     source = WatchedStore(work.catalog.root, work.storage)
     keys = pseudonyms(work.secret_file)
     start, stop = spans[number["id"][0].as_py()].tolist()
-    listed = read_rows(work.catalog, work.storage, start, stop).to_pylist()
-    rows = None if _begun_before() else _together(source, listed, keys, work)
-    return pa.Table.from_pylist(_carefully(source, listed, work) if rows is None else rows, INGESTED)
+    with ledger.remainder("fetch"):
+        with ledger.waiting():
+            listed = read_rows(work.catalog, work.storage, start, stop).to_pylist()
+        rows = None if _begun_before() else _together(source, listed, keys, work)
+        return pa.Table.from_pylist(_carefully(source, listed, work) if rows is None else rows, INGESTED)
 
 
 def _begun_before() -> bool:
@@ -67,10 +77,38 @@ def _together(source: Store, listed: list[Row], keys: Pseudonyms, work: Work) ->
     """The rows, their files fetched beside each other; None where memory does not hold so many."""
     try:
         with ThreadPoolExecutor(work.storage.connections) as pool:
-            files = pool.map(lambda row: _fetched(source, row, work), listed)
-            return [_bounded(row, data, keys, work) for row, data in zip(listed, files, strict=True)]
+            rows = []
+            for load in loads(listed):
+                files = _awaited(pool.map(lambda row: _fetched(source, row, work), load))
+                rows += [_bounded(row, data, keys, work) for row, data in zip(load, files, strict=True)]
+            return rows
     except MemoryError:
         return None
+
+
+def loads(listed: list[Row]) -> Iterator[list[Row]]:
+    """The rows in their order, in loads whose files have `HELD_BYTES` together at most, or are one."""
+    load: list[Row] = []
+    held = 0
+    for row in listed:
+        if load and held + row["size"] > HELD_BYTES:
+            yield load
+            load, held = [], 0
+        load.append(row)
+        held += row["size"]
+    if load:
+        yield load
+
+
+def _awaited(files: Iterator[bytes | Quarantined]) -> Iterator[bytes | Quarantined]:
+    """The files as they come; what passes until the next one is there is waiting."""
+    while True:
+        with ledger.waiting():
+            try:
+                data = next(files)
+            except StopIteration:
+                return
+        yield data
 
 
 @timed("decode")
@@ -85,7 +123,9 @@ def _carefully(source: Store, listed: list[Row], work: Work) -> list[Row]:
     with Careful(ingested_alone, work.job.limits["memory"], work.job.limits["seconds"]) as careful:
         for row in listed:
             try:
-                stream = timed("decode")(careful)(row, _fetched(source, row, work), work)
+                with ledger.waiting():
+                    data = _fetched(source, row, work)
+                stream = timed("decode")(careful)(row, data, work)
             except Quarantined as error:
                 image_id = pseudonyms(work.secret_file).image_id(row["uri"])
                 rows.append(set_aside({"row_id": row["row_id"], "image_id": image_id}, error))

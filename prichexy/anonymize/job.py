@@ -3,12 +3,9 @@
 import logging
 import math
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,16 @@ import numpy as np
 import ray
 import ray.data
 
+from prichexy.anonymize.following import Tally, following
 from prichexy.anonymize.ingest import ingest
 from prichexy.anonymize.plan import allowed_by, begun, check_resolution, frozen_catalog, job_of, work_of
+from prichexy.anonymize.report import report_of
+from prichexy.anonymize.spent import Spent, added_up
 from prichexy.anonymize.stages import Obfuscate, encode, publish
 from prichexy.anonymize.stopping import Stop, stoppable
+from prichexy.anonymize.summary import Summary, summed_up
 from prichexy.anonymize.work import Work, pseudonyms
+from prichexy.anonymize.workers import Workers, workers_for
 from prichexy.cluster import Capacity, connected
 from prichexy.cohort.catalog import Catalog, replacing
 from prichexy.config import AnonymizeConfig, secret_file
@@ -43,56 +45,20 @@ MOST_SPANS = 20_000
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a run of the job did, and what the destination holds.
+class Streamed:
+    """How the stages ran over the shards that were to do.
 
     Attributes:
-        destination: where the shards are.
-        snapshot: which one readers see now; the figures below are of all that it holds.
-        model: name/version, of its own job.
-        audited: whether the model had a passing audit.
-        audit_id: which; ``unaudited`` where there is none.
-        new: source files of the snapshot's own catalog.
-        rows: these, and those of earlier snapshots' catalogs.
-        published: of them in shards.
-        quarantined: of them in quarantine.
-        replaced: of them published once and anew since, from a source file that changed.
-        withdrawn: of them published once and taken out since.
-        reasons: quarantined, by reason.
-        shards: shards in the destination.
-        resumed: shards that earlier runs had committed.
-        seconds: of this run, planning and Ray's start included.
-        images_per_second: of this run's images, from the first fetch to the last commit.
-        bytes: of all data shards.
-        text_covered: published images in which burned-in text was covered.
-        dicom_files: written beside the shards.
-        skipped: files of the lake that the catalog leaves out.
-        gone: files published or quarantined earlier that the lake does not hold any more.
-        catalog: the private catalog, which `prichexy quarantine` takes.
+        seconds: from Ray's first plan to the last commit.
+        start_seconds: of them, before the first image was begun.
+        spent: what the stages took.
+        workers: among which they shared the cluster.
     """
 
-    destination: str
-    snapshot: int
-    model: str
-    audited: bool
-    audit_id: str
-    new: int
-    rows: int
-    published: int
-    quarantined: int
-    replaced: int
-    withdrawn: int
-    shards: int
-    resumed: int
     seconds: float
-    images_per_second: float
-    bytes: int
-    text_covered: int
-    dicom_files: int
-    skipped: int
-    gone: int
-    catalog: str
-    reasons: dict[str, int] = field(default_factory=dict)
+    start_seconds: float
+    spent: list[Spent]
+    workers: Workers
 
 
 def anonymize(config: AnonymizeConfig) -> Summary:
@@ -153,11 +119,11 @@ def _published(
         job.shards,
         len(committed),
     )
-    streaming = 0.0
+    streamed = None
     if todo:
         with connected(config.ray) as capacity:
             guards[1].hear()
-            streaming = _stream(work, todo, ray.put(weights), capacity, *guards)
+            streamed = _stream(work, todo, ray.put(weights), capacity, *guards)
     for guard in guards:
         guard.check()
     manifest = read_manifest(destination) if not todo and current_snapshot(destination) >= job.snapshot else None
@@ -165,8 +131,23 @@ def _published(
         keys = pseudonyms(work.secret_file)
         manifest = finish(destination, job, {keys.image_id(uri) for uri in replacing(work.catalog, work.storage)})
     done = sum(stop - start for start, stop in map(job.span, todo))
-    rate = round(done / streaming, 2) if streaming else 0.0
-    return _summary(destination, manifest, work.catalog, began, new=job.rows, resumed=len(committed), rate=rate)
+    rate, report = 0.0, None
+    if streamed is not None:
+        rate = round(done / streamed.seconds, 2)
+        report = report_of(
+            streamed.spent, streamed.workers, done, streamed.seconds, streamed.start_seconds, config.price_per_hour
+        )
+        log.info("report: %(bottleneck)s holds the run up, busy for a share of %(bottleneck_busy)s", asdict(report))
+    return summed_up(
+        destination.uri,
+        manifest,
+        work.catalog,
+        began,
+        new=job.rows,
+        resumed=len(committed),
+        rate=rate,
+        report=report,
+    )
 
 
 def _note(registry: Registry, model: ModelVersion, destination: Store) -> None:
@@ -186,81 +167,62 @@ def _nothing_new(destination: Store, catalog: Catalog, began: float) -> Summary:
     if manifest is None:
         raise StorageFault(f"{destination.uri} has no whole snapshot: run `prichexy verify`")
     log.info("catalog: nothing is new or changed since snapshot %d", manifest["snapshot"])
-    return _summary(destination, manifest, catalog, began, new=0, resumed=0, rate=0.0)
-
-
-def _summary(
-    destination: Store,
-    manifest: dict[str, Any],
-    catalog: Catalog,
-    began: float,
-    *,
-    new: int,
-    resumed: int,
-    rate: float,
-) -> Summary:
-    counts, job = manifest["counts"], jobs_of(manifest)[-1]
-    return Summary(
-        destination=destination.uri,
-        snapshot=manifest["snapshot"],
-        model=job.model_version,
-        audited=job.audited,
-        audit_id=job.audit_id,
-        new=new,
-        rows=counts["rows"],
-        published=counts["published"],
-        quarantined=counts["quarantined"],
-        replaced=counts["replaced"],
-        withdrawn=counts.get("withdrawn", 0),
-        reasons=manifest["quarantined"],
-        shards=len(manifest["shards"]),
-        resumed=resumed,
-        seconds=round(time.monotonic() - began, 2),
-        images_per_second=rate,
-        bytes=counts["bytes"],
-        text_covered=counts["text_covered"],
-        dicom_files=counts["dicom_files"],
-        skipped=catalog.skipped,
-        gone=catalog.gone,
-        catalog=catalog.uri,
-    )
+    return summed_up(destination.uri, manifest, catalog, began, new=0, resumed=0, rate=0.0)
 
 
 def _stream(
     work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity, lease: Lease, stop: Stop
-) -> float:
-    """Run the stages over the shards that are to do; seconds from first to last."""
+) -> Streamed:
+    """Run the stages over the shards that are to do."""
     context = ray.data.DataContext.get_current()
     # Order is what keeps a shard's rows together: with it, every `rows_per_shard` rows that arrive are one whole shard.
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # so that a stage's own sentence reaches the user
     done = work.job.rows - sum(stop - start for start, stop in map(work.job.span, todo))
-    tally = _Tally.remote()  # type: ignore[attr-defined]
+    tally = Tally.remote()  # type: ignore[attr-defined]
+    spent: list[Spent] = []
     log.info(
         "start: %d shards, %d actors on %d GPUs and %d cores", len(todo), capacity.actors, capacity.gpus, capacity.cpus
     )
     began = time.monotonic()
-    with Progress("anonymize", work.job.rows, done) as progress, _following(tally, progress, done, lease):
+    with Progress("anonymize", work.job.rows, done) as progress, following(tally, progress, done, lease) as told:
         try:
-            for row in stop.listening(lambda: _commits(work, todo, weights, capacity, tally)):
+            for row in stop.listening(lambda: _commits(work, todo, weights, capacity, tally, spent)):
                 lease.check()
                 log.info("commit: shard %(shard)d, %(published)d published, %(quarantined)d quarantined", row)
         except Exception as error:
             raise _told(error) from None
-    return time.monotonic() - began
+    ended = time.monotonic()
+    started = ended if told.began is None else min(max(told.began, began), ended)
+    return Streamed(
+        ended - began, started - began, spent, workers_for(capacity, work.job, _count(work.job, todo), spent)
+    )
 
 
 def _commits(
-    work: Work, todo: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity, tally: Any
+    work: Work,
+    todo: list[int],
+    weights: "ray.ObjectRef[bytes]",
+    capacity: Capacity,
+    tally: Any,
+    spent: list[Spent],
 ) -> Iterator[dict[str, Any]]:
-    """The figures of each shard as it is committed."""
+    """The figures of each shard as it is committed; what the stages took is added to `spent`."""
     for shards in _rounds(work.job, todo):
-        yield from _images(work, shards, weights, capacity, tally).iter_rows()
+        workers = workers_for(capacity, work.job, _count(work.job, shards), spent)
+        for row in _images(work, shards, weights, capacity, workers, tally).iter_rows():
+            spent[:] = added_up([*spent, *(Spent(**part) for part in row.pop("spent"))])
+            yield row
 
 
 def _images(
-    work: Work, shards: list[int], weights: "ray.ObjectRef[bytes]", capacity: Capacity, tally: Any
+    work: Work,
+    shards: list[int],
+    weights: "ray.ObjectRef[bytes]",
+    capacity: Capacity,
+    workers: Workers,
+    tally: Any,
 ) -> ray.data.Dataset:
     """The stages over some shards; a row of figures for each.
 
@@ -268,14 +230,12 @@ def _images(
     alone. The model goes as a reference: actors that Ray replaces fetch it again.
     """
     spans = np.array([span for shard in shards for span in _spans(work.job, shard)], dtype=np.int64)
-    tasks = {"num_cpus": capacity.task_cpus}
-    # Ray Data sets cores aside for each operator, used or not: a bound on the lighter ones leaves ingest the rest.
-    free = capacity.cpus - min(capacity.actors, len(spans)) * capacity.actor_cpus
-    share = 2 if work.job.resolution == "native" else 4  # native images are much to encode, those of 256 px little
-    few = ray.data.TaskPoolStrategy(size=max(1, int(free / capacity.task_cpus / share)))
+    few = ray.data.TaskPoolStrategy(size=workers.encoders)
     return (
         ray.data.range(len(spans), override_num_blocks=len(spans))
-        .map_batches(ingest, fn_args=(spans, work), batch_size=None, batch_format="pyarrow", **tasks)
+        .map_batches(
+            ingest, fn_args=(spans, work), batch_size=None, batch_format="pyarrow", num_cpus=capacity.task_cpus
+        )
         .map_batches(
             Obfuscate,
             fn_constructor_args=([weights], work),
@@ -283,11 +243,18 @@ def _images(
             # fused with ingest, whose batches are numbers of spans.
             batch_size=math.gcd(work.job.chunk, work.job.rows_per_shard) if capacity.actor_gpus else None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(capacity.actors, len(spans))),
+            compute=ray.data.ActorPoolStrategy(size=workers.actors),
             num_cpus=capacity.actor_cpus,
             num_gpus=capacity.actor_gpus or None,
         )
-        .map_batches(encode, fn_args=(work, tally), batch_size=None, batch_format="pyarrow", compute=few, **tasks)
+        .map_batches(
+            encode,
+            fn_args=(work, tally),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=few,
+            num_cpus=workers.encoder_cpus,
+        )
         .map_batches(
             publish,
             fn_args=(work,),
@@ -306,56 +273,15 @@ def _rounds(job: Job, todo: list[int]) -> Iterator[list[int]]:
         yield todo[first : first + size]
 
 
-@ray.remote(num_cpus=0)
-class _Tally:
-    """How many images came through, for the progress bar only: what counts are the commits."""
-
-    def __init__(self) -> None:
-        self.images = 0
-
-    def add(self, images: int) -> int:
-        self.images += images
-        return self.images
-
-
-@contextmanager
-def _following(tally: Any, progress: Progress, before: int, lease: Lease) -> Iterator[None]:
-    """Let the progress follow the tally while the stages run, and the lease tell it to others."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(0.5):
-            try:
-                progress.reach(min(progress.total, before + ray.get(tally.add.remote(0), timeout=5)))
-                lease.state = _told_to_others(progress)
-            except ray.exceptions.GetTimeoutError:
-                continue
-            except ray.exceptions.RayError:
-                return  # the cluster is going down; the job itself says why
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=6)
-
-
-def _told_to_others(progress: Progress) -> dict[str, Any]:
-    rate = progress.rate
-    return {
-        "images": progress.done,
-        "images_per_second": round(rate, 2),
-        "seconds_left": round((progress.total - progress.done) / rate) if rate else None,
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
 def _spans(job: Job, shard: int) -> Iterator[tuple[int, int]]:
     """The rows [start, stop) that travel together: `chunk` of them, never across a shard's border."""
     start, stop = job.span(shard)
     return ((first, min(first + job.chunk, stop)) for first in range(start, stop, job.chunk))
+
+
+def _count(job: Job, shards: list[int]) -> int:
+    """How many spans these shards are."""
+    return sum(-(-(stop - start) // job.chunk) for start, stop in map(job.span, shards))
 
 
 def _told(error: BaseException) -> PrichexyError:

@@ -41,6 +41,7 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter, Histogram
 
+from prichexy.anonymize.spent import Spent, ledger
 from prichexy.lake.commit import Commit
 from prichexy.lake.storage import Store
 
@@ -51,6 +52,11 @@ T = TypeVar("T")
 _SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
 """From a file of a fast store to a file that is given up (`LimitsConfig.seconds`) or a shard over a slow line."""
 _IMAGES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
+
+
+_CORES: dict[str, Callable[[], float]] = {"fetch": lambda: 0.0, "decode": time.thread_time}
+"""How a stage's work of cores is told, where not all that its process does is the stage's: files are fetched beside
+each other and beside decoding, which is one thread's work. What fetching takes is the rest (`Ledger.remainder`)."""
 
 
 class _Instruments:
@@ -89,24 +95,27 @@ def _instruments() -> _Instruments | None:
 
 
 def timed(stage: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Count seconds and images of a stage: as many images as the table has rows that the stage is given, else one.
+    """Count seconds and images of a stage, here and in the ledger of this process: as many images as the table has
+    rows that the stage is given, else one.
 
     Args:
         stage: ``fetch``, ``decode`` (de-identification included), ``obfuscate``, ``encode`` or ``publish``.
     """
     label = {"stage": stage}
+    cores = _CORES.get(stage, time.process_time)
 
     def decorate(work: Callable[P, R]) -> Callable[P, R]:
         @wraps(work)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), cores()
             try:
                 return work(*args, **kwargs)
             finally:  # the time of a file that is set aside, or of a fault, was spent too
                 seconds = time.perf_counter() - began
+                images = next((argument.num_rows for argument in args if isinstance(argument, pa.Table)), 1)
+                ledger.note(Spent(stage, images, seconds, cores() - worked))
                 instruments = _instruments()
                 if instruments is not None:
-                    images = next((argument.num_rows for argument in args if isinstance(argument, pa.Table)), 1)
                     _add(instruments.stage_images, images, label)
                     _add(instruments.stage_seconds, seconds, label)
                     instruments.call_seconds.observe(seconds, label)

@@ -179,7 +179,7 @@ def job_of(
         rows=catalog.rows,
         rows_per_shard=config.shard_rows,
         resolution=config.resolution,
-        chunk=config.chunk,
+        chunk=config.chunk_of(catalog.rows),
         limits=config.limits.model_dump(),
         source=pseudonyms.fingerprint("source", lake, config.labels or "", *config.exclude),
         catalog=pseudonyms.fingerprint("catalog", catalog.content),

@@ -3,8 +3,12 @@
 Between stages travel Arrow tables. A row that can't be published keeps its `row_id`, gets stage, reason and message,
 and travels on without pixels, so that at the end each row of the catalog is in exactly one shard row or one
 quarantine row.
+
+Torch is imported where it is used: encode and publish have workers of their own, which need none and would start more
+slowly for it.
 """
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-import torch
 
 from prichexy.anonymize.metrics import WatchedStore, batched, committed, timed
+from prichexy.anonymize.spent import carrying, spent_on
 from prichexy.anonymize.work import ENCODED, FACTS, OBFUSCATED, Row, Work, grey_levels, guarded, pseudonyms, set_aside
 from prichexy.deid import dicom_bytes, read_header
 from prichexy.errors import Quarantined
@@ -25,8 +29,6 @@ from prichexy.imaging.radiograph import Pixels
 from prichexy.lake.commit import commit_shard
 from prichexy.lake.dicom_files import write_dicom
 from prichexy.lake.link import write_links
-from prichexy.obfuscation import from_bytes, obfuscate_levels
-from prichexy.obfuscation.allocation import keep_memory
 
 
 class Obfuscate:
@@ -35,6 +37,11 @@ class Obfuscate:
     @guarded("load model")
     def __init__(self, model: "list[ray.ObjectRef[bytes]]", work: Work) -> None:
         """Load the model (a reference to its bytes) onto this worker's GPU, or one thread of its CPU."""
+        import torch
+
+        from prichexy.obfuscation import from_bytes
+        from prichexy.obfuscation.allocation import keep_memory
+
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         keep_memory()
@@ -44,6 +51,7 @@ class Obfuscate:
         self.pseudonyms = pseudonyms(work.secret_file)
 
     @guarded("obfuscate")
+    @carrying
     @timed("obfuscate")
     def __call__(self, table: pa.Table) -> pa.Table:
         """`INGESTED` -> `OBFUSCATED`: the same rows, their pixels obfuscated."""
@@ -59,6 +67,10 @@ class Obfuscate:
 
     def _obfuscated(self, table: pa.Table, rows: list[Row], good: list[int]) -> Iterator[Pixels | None]:
         """Grey levels of the rows that have pixels, one image at a time; None where the model gave no numbers."""
+        import torch
+
+        from prichexy.obfuscation import obfuscate_levels
+
         if not good:
             return
         batched(len(good))
@@ -76,11 +88,13 @@ class Obfuscate:
 
 
 @guarded("encode")
+@carrying
 @timed("encode")
 def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
     """`OBFUSCATED` -> `ENCODED`: pixels become lossless PNG, and DICOM files where they are asked for; tells the tally
-    (an actor) how many rows came through.
+    (an actor) how many rows came through, and for how many seconds a worker has had them in hand.
     """
+    began = time.perf_counter()
     rows = table.select([*FACTS.names, "header"]).to_pylist()
     with ThreadPoolExecutor(work.storage.connections) as pool:
         waiting = []
@@ -99,7 +113,8 @@ def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
                     waiting.append((row, pool.submit(_put_dicom, row, file, work)))
         for row, written in waiting:
             row |= written.result()
-    tally.add.remote(len(rows))
+    before = sum(part.waited if part.stage == "fetch" else part.seconds for part in spent_on(table))
+    tally.add.remote(len(rows), before + time.perf_counter() - began)
     return pa.Table.from_pylist(rows, ENCODED)
 
 
@@ -120,9 +135,12 @@ def _put_dicom(row: Row, file: bytes, work: Work) -> Row:
 
 
 @guarded("publish")
+@carrying
 @timed("publish")
 def publish(table: pa.Table, work: Work) -> pa.Table:
-    """Write and commit the shard that these rows are, its link rows first; yields one row of its figures."""
+    """Write and commit the shard that these rows are, its link rows first; yields one row of its figures, with
+    what all stages took for it.
+    """
     shard = min(table["row_id"].to_pylist()) // work.job.rows_per_shard
     if work.link_table is not None:
         published = table.filter(pc.is_null(table["reason"]))

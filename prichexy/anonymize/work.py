@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from prichexy.anonymize.spent import SPENT
 from prichexy.cohort.catalog import Catalog
 from prichexy.config import DeidConfig, StorageConfig, TransferSyntax
 from prichexy.deid import LinkRecipient, ProfileOptions, Pseudonyms
@@ -38,10 +39,12 @@ FACTS = pa.schema(
 )
 """`covered`: whether burned-in text was covered; `link`: the row's entry in the link table, sealed."""
 _HEADER = pa.field("header", pa.binary())
-INGESTED = pa.schema([*FACTS, _HEADER, pa.field("pixels", pa.large_binary()), pa.field("thumbnail", pa.binary())])
+INGESTED = pa.schema(
+    [*FACTS, _HEADER, pa.field("pixels", pa.large_binary()), pa.field("thumbnail", pa.binary()), SPENT]
+)
 """`header`: the de-identified one, for a DICOM file; `pixels`: H x W grey levels at publishing resolution, without
 burned-in text; `thumbnail`: the same at the network's, null where that is equal."""
-OBFUSCATED = pa.schema([*FACTS, _HEADER, pa.field("pixels", pa.large_binary())])
+OBFUSCATED = pa.schema([*FACTS, _HEADER, pa.field("pixels", pa.large_binary()), SPENT])
 ENCODED = pa.schema(
     [
         *FACTS,
@@ -50,6 +53,7 @@ ENCODED = pa.schema(
         DICOM_FILE,
         pa.field("dicom_sha256", pa.string()),
         pa.field("dicom_bytes", pa.int64()),
+        SPENT,
     ]
 )
 

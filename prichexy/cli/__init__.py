@@ -124,11 +124,16 @@ def anonymize(
     link_recipient: Annotated[Path | None, typer.Option(help="Public key that it is encrypted for.")] = None,
     work_dir: Annotated[str | None, typer.Option(help="Private place for the catalog (DESTINATION.private).")] = None,
     labels: Annotated[str | None, typer.Option(help="CSV with NIH's columns.")] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of the whole cluster, in any currency; for the report's cost.")
+    ] = None,
     tracking_uri: TrackingUri = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish a lake as anonymized Parquet shards; killed and started again, it goes on where it stopped.
+
+    At the end it reports where the time went, what held it up, and what more of the machine would bring.
 
     Example: `prichexy anonymize images/ published/ --model models:/prichexy-net@champion --secret-file project.key`
     """
@@ -148,17 +153,24 @@ def anonymize(
         link_recipient=link_recipient,
         work_dir=work_dir,
         labels=labels,
+        price_per_hour=price_per_hour,
         tracking_uri=tracking_uri,
     )
     run_anonymize(loaded, as_json)
 
 
 def run_anonymize(config: settings.AnonymizeConfig, as_json: bool) -> None:
-    """Run the main job and print its summary."""
+    """Run the main job and print its summary and its report."""
     from prichexy.anonymize import anonymize as run
+    from prichexy.cli.run_report import show_report
 
     summary = run(config)
-    show(asdict(summary), as_json, "Anonymized")
+    facts = asdict(summary)
+    if not as_json:
+        del facts["report"]
+    show(facts, as_json, "Anonymized")
+    if not as_json and summary.report is not None:
+        show_report(summary.report)
     if not as_json and summary.quarantined:
         Console(stderr=True, soft_wrap=True).print(
             f"see why: prichexy quarantine {summary.destination}", highlight=False

@@ -8,9 +8,7 @@ from prichexy.cli.console import show
 from prichexy.errors import PrichexyError
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Start and write nothing: print plan, resources, estimate.")]
-PricePerHour = Annotated[
-    float | None, typer.Option(min=0, help="Of the whole cluster, in any currency; for the dry run's estimate.")
-]
+PricePerHour = Annotated[float | None, typer.Option(min=0, help="Of the whole cluster, in any currency; for the cost.")]
 ImagesPerSecond = Annotated[
     float | None, typer.Option(min=0.001, help="Of the whole cluster, as measured; for the dry run's estimate.")
 ]

@@ -54,8 +54,13 @@ class AnonymizeConfig(Settings):
     rows_per_shard: int | None = Field(
         None, ge=1, le=65_536, description="images a shard: 128 at native size, 1,024 at 256, when unset"
     )
-    chunk: int = Field(16, ge=1, le=1024, description="images that travel together between stages")
+    chunk: int | None = Field(
+        None, ge=1, le=1024, description="images that travel together between stages: 16, or 64 at 256, when unset"
+    )
     tracking_uri: str | None = Field(None, description="MLflow; MLFLOW_TRACKING_URI or sqlite:///mlflow.db when unset")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="of the whole cluster, in any currency: for the cost told in plan and report"
+    )
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = Field(default_factory=StorageConfig)
     ray: RayConfig = RayConfig()
@@ -79,3 +84,12 @@ class AnonymizeConfig(Settings):
     def shard_rows(self) -> int:
         """Rows of a full shard."""
         return self.rows_per_shard or (128 if self.resolution == "native" else 1024)
+
+    def chunk_of(self, images: int) -> int:
+        """How many images travel together in a job of so many.
+
+        Each chunk costs Ray and the driver the same, so small images go in larger ones, unless they are too few to
+        keep all actors busy.
+        """
+        small = self.resolution == "256" and images >= 4096
+        return self.chunk or (64 if small else 16)

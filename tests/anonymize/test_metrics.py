@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -136,6 +137,13 @@ def test_every_image_goes_through_every_stage_and_each_takes_time(scraped: Scrap
     assert (calls["fetch"], calls["decode"], calls["publish"]) == (rows, rows, shards)
     assert calls["obfuscate"] == calls["encode"] == scraped.sums("batch_images")[""]
     assert -(-rows // 3) <= calls["encode"] <= 2 * shards
+
+
+def test_the_end_report_tells_the_same_seconds(scraped: Scraped) -> None:
+    report: dict[str, Any] = scraped.summary["report"]  # type: ignore[assignment]
+    told = {stage["stage"]: stage["seconds"] for stage in report["stages"]}
+    assert told == pytest.approx(scraped.sums("stage_seconds", "stage"), abs=0.002)  # rounded to milliseconds
+    assert report["images"] == scraped.summary["rows"]
 
 
 def test_another_attempt_at_a_store_is_counted(scraped: Scraped) -> None:

@@ -90,7 +90,7 @@ def bare(work: Work, model: bytes, destination: Path, stamps: Path) -> Run:
 def _loop(work: Work, model: bytes, stamps: Path, first: int) -> None:
     """Every second shard, one chunk after another."""
     ingest, obfuscate, encode = stamping(stamps, CORES)
-    uncounted = SimpleNamespace(add=SimpleNamespace(remote=lambda _images: None))
+    uncounted = SimpleNamespace(add=SimpleNamespace(remote=lambda *_: None))
     with patch.object(ray, "get", lambda kept: kept):  # the model comes as bytes, not as a reference
         worker = obfuscate([model], work)
     for shard in range(first, work.job.shards, CORES):
