@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
+from prichexy.audit.fitting import fit_to_table
 from prichexy.audit.job import Audited, audit_model
 from prichexy.audit.report import write_comparison
 from prichexy.cluster import connected
-from prichexy.config.audit import CompareConfig, ComparedModel
+from prichexy.config.audit import AuditSettings, CompareConfig, ComparedModel
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import create_untrained, to_bytes
 from prichexy.registry import ModelVersion, Registry
@@ -54,21 +55,31 @@ def _audited(row: ComparedModel, config: CompareConfig) -> Audited:
     own = config if row.training_run is None else config.model_copy(update={"training_run": row.training_run})
     registry = Registry(config.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
-        model = row_model(row, config.seed, registry, Path(folder))
+        model = row_model(row, own, registry, Path(folder))
         return audit_model(own, model, to_bytes(model.folder), registry=None, classifiers=config.utility)
 
 
-def row_model(row: ComparedModel, seed: int, registry: Registry, into: Path) -> ModelVersion:
+def row_model(row: ComparedModel, config: AuditSettings, registry: Registry, into: Path) -> ModelVersion:
     """The model of a row, its files in the empty folder `into`.
 
+    Args:
+        row: what it is.
+        config: of the audit; multi-scale-field is fitted to its table, with the classifier that it names.
+        registry: of models.
+        into: an empty folder.
+
     Raises:
-        UsageError: there is no such model, or settings that fit no obfuscation.
+        UsageError: there is no such model, settings that fit no obfuscation, or no classifier to fit one with.
     """
     if row.model is not None:
         return registry.fetch(row.model, into)
     assert row.obfuscation is not None
     given = dict(row.obfuscation)
-    create_untrained(str(given.pop("kind", "")), into / "model", seed, given)
+    kind = str(given.pop("kind", ""))
+    if kind == "multi-scale-field":
+        fit_to_table(config, given, into / "model")
+    else:
+        create_untrained(kind, into / "model", config.seed, given)
     return registry.fetch(str(into / "model"), into)
 
 

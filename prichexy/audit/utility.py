@@ -27,6 +27,7 @@ from prichexy.networks.classifier import Classifier
 from prichexy.networks.initial_weights import start_from
 from prichexy.obfuscation import Obfuscator
 from prichexy.obfuscation.flow_field import FlowField
+from prichexy.obfuscation.multi_scale_field import MultiScaleField
 from prichexy.training.batches import LabelledImages, grey
 from prichexy.training.classifier_step import classifier_step, evaluate_classifier
 from prichexy.training.compute import OPTIMISERS, Compute, device_of, evaluating
@@ -98,6 +99,7 @@ def measure_utility(
     obfuscator: Obfuscator | None = None,
     retrained: nn.Module | None = None,
     resamples: int = RESAMPLES,
+    seeds_N: NDArray[np.int64] | None = None,
 ) -> Utility:
     """All of an audit's figures of utility, on test images.
 
@@ -111,12 +113,16 @@ def measure_utility(
         obfuscator: what anonymized them, for the displacement; of another kind than a flow field it has none.
         retrained: a classifier that learned from anonymized images (see `retrain_classifier`), or None.
         resamples: of an interval.
+        seeds_N: with which the images were anonymized; where unknown, a keyed obfuscator's fields are measured with
+            seeds of their own.
 
     Returns:
         Findings that all or none of the images have are left out; where none is left, the means are None.
     """
     fidelity = image_fidelity(originals_NHW, anonymized_NHW)
-    field = field_measures(obfuscator, originals_NHW) if obfuscator is not None else None
+    if seeds_N is None:
+        seeds_N = np.random.default_rng(seed).integers(0, 2**63, len(originals_NHW), dtype=np.int64)
+    field = field_measures(obfuscator, originals_NHW, seeds_N) if obfuscator is not None else None
     compared: dict[str, Any] = {"findings": ()}
     if classifier is not None and _known(findings_NF):
         before_NF, after_NF = (finding_scores(classifier, images) for images in (originals_NHW, anonymized_NHW))
@@ -172,25 +178,28 @@ def image_fidelity(originals_NHW: Images, anonymized_NHW: Images) -> Fidelity:
     return Fidelity(ssim, float(changed_N.mean()) if len(changed_N) else None)
 
 
-def field_measures(obfuscator: Obfuscator, originals_NHW: Images) -> FieldMeasures | None:
-    """Displacement and folds of the fields that a model predicts for some images; None of a model without a field.
+def field_measures(obfuscator: Obfuscator, originals_NHW: Images, seeds_N: NDArray[np.int64]) -> FieldMeasures | None:
+    """Displacement and folds of a model's fields for some images; None of a model without a field.
 
     Args:
-        obfuscator: of either operator.
+        obfuscator: of any kind.
         originals_NHW: uint8, (N, S, S) with S the model's image size, N at least 1.
+        seeds_N: a seed for each image, for fields that come from one.
 
     Raises:
         UsageError: the images are of another size.
     """
-    if not isinstance(obfuscator, FlowField):
+    if not isinstance(obfuscator, FlowField | MultiScaleField):
         return None
     height, width = originals_NHW.shape[1:]
     size = obfuscator.settings.image_size
     if (height, width) != (size, size):
         raise UsageError(f"the model works on images of {size} x {size}, not {height} x {width}: use a table of that")
     largest, means, folds = [], [], []
-    for batch in _batches(originals_NHW):
-        displacement_N2HW = obfuscator.displacement(grey(batch, torch.device("cpu")))
+    for batch, seeds_n in zip(
+        _batches(originals_NHW), torch.split(torch.from_numpy(np.array(seeds_N)), BATCH), strict=True
+    ):
+        displacement_N2HW = obfuscator.displacement(grey(batch, torch.device("cpu")), seeds_n)
         grid_NHW2 = deformation.grid_at(displacement_N2HW, height, width)
         moved = deformation.displacement_pixels(grid_NHW2)
         largest.append(moved.largest)

@@ -74,6 +74,31 @@ def models_create(
     )
 
 
+@models.command("fit")
+def models_fit(
+    table: Annotated[str, typer.Option(help="Training table made by `prichexy prepare`.")],
+    overrides: Overrides = None,
+    training_run: Annotated[
+        str | None, typer.Option(help="STORAGE_PATH/RUN on this table, whose classifier of findings is used.")
+    ] = None,
+    classifier_weights: Annotated[Path | None, typer.Option(help="Its checkpoint, where there is no run.")] = None,
+    name: Annotated[str, typer.Option(help="Registered name.")] = "multi-scale-field",
+    tracking_uri: TrackingUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit and register a multi-scale-field model: coarse appearance standardized, smooth fields by an image's key.
+
+    Example: `prichexy models fit --table table/ --training-run runs/train detail=0.5 kept=2`
+    """
+    from prichexy.audit.fitting import fit_to_table
+
+    given = settings.parse_overrides(overrides or ())
+    audited = settings.load(
+        settings.AuditSettings, table=table, training_run=training_run, classifier_weights=classifier_weights
+    )
+    _register(lambda folder: fit_to_table(audited, given, folder), name, "fitted", tracking_uri, as_json)
+
+
 def _register(fill: Callable[[Path], object], name: str, origin: str, tracking_uri: str | None, as_json: bool) -> None:
     import tempfile
 

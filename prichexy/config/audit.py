@@ -94,8 +94,9 @@ class ComparedModel(Settings):
 
     label: str = Field(min_length=1, max_length=60, description="its name in table and plot")
     model: str | None = Field(None, description="as in `prichexy audit`")
-    obfuscation: dict[str, str | int | float] | None = Field(
-        None, description="settings without a model, such as {kind: dp-pix, cell: 4}"
+    obfuscation: dict[str, str | int | float | tuple[float, ...]] | None = Field(
+        None,
+        description="settings without a model, such as {kind: dp-pix, cell: 4}; multi-scale-field is fitted",
     )
     training_run: str | None = Field(None, description="the model's own, where it differs")
 

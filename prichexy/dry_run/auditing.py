@@ -16,6 +16,7 @@ from prichexy.config import AuditConfig, AuditSettings, CompareConfig, secret_fi
 from prichexy.deid import read_secret_file
 from prichexy.dry_run.plan import Estimate, Plan, Rates, asked_registry, estimated, expected_capacity
 from prichexy.lake.storage import Store
+from prichexy.networks.classifier import Classifier
 from prichexy.networks.verifier import Verifier
 from prichexy.obfuscation import Obfuscator, load
 from prichexy.registry import ModelVersion, Registry, passing_audit
@@ -28,6 +29,7 @@ class _Given:
     """All that attackers look at to say whether they apply; making the images of real evidence takes long."""
 
     verifier: Verifier | None
+    classifier: Classifier | None
     obfuscator: Obfuscator
 
 
@@ -88,7 +90,7 @@ def plan_compare(config: CompareConfig, rates: Rates) -> Plan:
     for row in config.rows:
         own = config if row.training_run is None else config.model_copy(update={"training_run": row.training_run})
         with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
-            rows[row.label] = _runs(own, row_model(row, config.seed, registry, Path(folder)))
+            rows[row.label] = _runs(own, row_model(row, own, registry, Path(folder)))
     where, capacity = expected_capacity(config.ray)
     left = sum(runs.left for runs in rows.values())
     return Plan(
@@ -103,9 +105,9 @@ def plan_compare(config: CompareConfig, rates: Rates) -> Plan:
 
 def _runs(config: AuditSettings, model: ModelVersion) -> _Runs:
     chosen, table = chosen_attackers(config), open_table(config.table, config.storage, config.cache)
-    verifier, _ = critics(config, table.facts.fingerprint)
+    verifier, classifier = critics(config, table.facts.fingerprint)
     place = place_of(config, model, table)
-    runs = planned(cast(Evidence, _Given(verifier, load(model.folder))), chosen, config)
+    runs = planned(cast(Evidence, _Given(verifier, classifier, load(model.folder))), chosen, config)
     there = {stored.path for stored in place.list()}
     return _Runs(place, len(runs), sum(run.file in there for run in runs))
 

@@ -3,7 +3,6 @@
 Shape suffixes: N batch, 1 the grey channel, H height, W width; R, K rows and columns of cells.
 """
 
-import hashlib
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from prichexy.obfuscation.keyed_noise import uniform
 from prichexy.obfuscation.protocol import check_batch, not_native
 from prichexy.obfuscation.settings import ObfuscationSettings
 
@@ -33,19 +33,12 @@ def pixels_per_cell(height: int, width: int, cell: int) -> Tensor:
 def unit_laplace(seed: int, rows: int, columns: int) -> Tensor:
     """Laplace noise of mean 0 and scale 1 that depends on the seed alone, float64, shape (rows, columns).
 
-    The stream is SHAKE-256 of the seed (FIPS 202), the same on every machine. `torch.Generator` would not do: its
-    CPU engine uses 32 of a seed's bits, few enough to try them all and subtract the noise.
-
     Args:
         seed: 0 <= seed < 2**63, secret.
         rows: rows of cells.
         columns: columns of cells.
     """
-    count = rows * columns
-    stream = hashlib.shake_256(b"prichexy/dp-pix" + seed.to_bytes(8, "big")).digest(8 * count)
-    # 53 bits, moved to the middles of their intervals, so that the logarithm below is never of zero.
-    uniform = ((np.frombuffer(stream, dtype=">u8") >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
-    centred = uniform - 0.5
+    centred = uniform(seed, "dp-pix", rows * columns) - 0.5
     noise = -np.sign(centred) * np.log1p(-2 * np.abs(centred))  # the inverse of Laplace's distribution function
     return torch.from_numpy(noise.reshape(rows, columns))
 
@@ -58,6 +51,7 @@ class DPPix:
     """
 
     native = False
+    keyed = True
 
     def __init__(self, settings: ObfuscationSettings) -> None:
         if settings.cell is None or settings.epsilon is None or settings.m is None:

@@ -24,6 +24,7 @@ class FlowField:
     """
 
     native = True
+    keyed = False
 
     def __init__(self, settings: ObfuscationSettings, generator: nn.Module, device: torch.device | str = "cpu") -> None:
         if settings.mu is None or settings.operator is None or settings.precision is None:
@@ -37,8 +38,11 @@ class FlowField:
         """Where fields are predicted, and images deformed."""
         return self._generator.device
 
-    def displacement(self, images_N1HW: Tensor) -> Tensor:
-        """Normalised displacement of each image, float32, shape (N, 2, S, S); what an audit measures."""
+    def displacement(self, images_N1HW: Tensor, seeds_N: Tensor | None = None) -> Tensor:
+        """Normalised displacement of each image, float32, shape (N, 2, S, S); what an audit measures.
+
+        Seeds are ignored.
+        """
         with torch.no_grad():
             return deformation.displacement(self._generator(images_N1HW), self._mu, self._operator)
 

@@ -12,6 +12,7 @@ class Identity:
     """Returns each image as it came; see `Obfuscator`."""
 
     native = True
+    keyed = False
 
     def __init__(self, settings: ObfuscationSettings) -> None:
         self.settings = settings

@@ -18,11 +18,13 @@ from prichexy.networks.checkpoints import (
     safetensors_bytes,
     save_safetensors,
 )
+from prichexy.networks.coarse_appearance import CoarseAppearance
 from prichexy.networks.flow_generator import FlowFieldGenerator
 from prichexy.networks.privacy_net import PrivacyNetGenerator
 from prichexy.obfuscation.dp_pix import DPPix
 from prichexy.obfuscation.flow_field import FlowField
 from prichexy.obfuscation.identity import Identity
+from prichexy.obfuscation.multi_scale_field import MultiScaleField
 from prichexy.obfuscation.privacy_net import PrivacyNet
 from prichexy.obfuscation.protocol import Obfuscator
 from prichexy.obfuscation.settings import ObfuscationSettings, parse_settings
@@ -40,6 +42,8 @@ def new_network(settings: ObfuscationSettings) -> nn.Module | None:
         return FlowFieldGenerator(features=settings.features)
     if settings.kind == "privacy-net" and settings.features is not None:
         return PrivacyNetGenerator(features=settings.features)
+    if settings.kind == "multi-scale-field" and settings.backbone is not None and settings.kept is not None:
+        return CoarseAppearance(settings.backbone, settings.kept, settings.image_size)
     return None
 
 
@@ -63,6 +67,8 @@ def build(
         if not state:
             raise UsageError(f"a '{settings.kind}' model needs weights, but none were given")
         load_into(network, state)
+        if isinstance(network, CoarseAppearance):
+            return MultiScaleField(settings, network, device)
         kind = FlowField if settings.kind == "flow-field" else PrivacyNet
         return kind(settings, network, device)
     return DPPix(settings) if settings.kind == "dp-pix" else Identity(settings)
@@ -116,7 +122,7 @@ def read(folder: Path) -> tuple[ObfuscationSettings, State]:
 
 
 def _needs_weights(settings: ObfuscationSettings) -> bool:
-    return settings.kind in ("flow-field", "privacy-net")
+    return settings.kind in ("flow-field", "privacy-net", "multi-scale-field")
 
 
 def _settings_text(settings: ObfuscationSettings) -> str:

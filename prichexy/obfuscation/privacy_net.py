@@ -24,6 +24,7 @@ class PrivacyNet:
     """
 
     native = False
+    keyed = False
 
     def __init__(self, settings: ObfuscationSettings, generator: nn.Module, device: torch.device | str = "cpu") -> None:
         if settings.kind != "privacy-net" or settings.precision is None:

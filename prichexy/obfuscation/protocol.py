@@ -22,6 +22,7 @@ class Obfuscator(Protocol):
     Attributes:
         settings: what the obfuscator is made of.
         native: whether `at_native` works, which is when the result at one resolution says what it is at another.
+        keyed: whether results depend on the seeds; an attacker who holds the model then still lacks them.
     """
 
     @property
@@ -32,6 +33,11 @@ class Obfuscator(Protocol):
     @property
     def native(self) -> bool:
         """Whether images can be published at their own resolution."""
+        ...
+
+    @property
+    def keyed(self) -> bool:
+        """Whether results depend on the seeds."""
         ...
 
     def __call__(self, images_N1HW: Tensor, seeds_N: Tensor) -> Tensor:
@@ -66,6 +72,23 @@ class Obfuscator(Protocol):
         Raises:
             ValueError: if a shape is another.
             UsageError: if the obfuscator is not `native`.
+        """
+        ...
+
+
+@runtime_checkable
+class Undoable(Obfuscator, Protocol):
+    """An obfuscator whose results whoever holds model and seeds can compute back, as far as they can be."""
+
+    def undone(self, images_N1HW: Tensor, seeds_N: Tensor) -> Tensor:
+        """Estimates of the originals whose results were published.
+
+        Args:
+            images_N1HW: published images, values in [0, 1], shape (N, 1, S, S).
+            seeds_N: those with which they were made, int64, shape (N,); others undo what was not done.
+
+        Returns:
+            Values in [0, 1], same shape.
         """
         ...
 

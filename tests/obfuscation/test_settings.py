@@ -25,7 +25,7 @@ def test_defaults_are_the_kind_s_own() -> None:
     assert ObfuscationSettings(kind="identity").recorded() == {"kind": "identity", "image_size": 256}
 
 
-@pytest.mark.parametrize("kind", ["flow-field", "privacy-net", "dp-pix", "identity"])
+@pytest.mark.parametrize("kind", ["flow-field", "privacy-net", "multi-scale-field", "dp-pix", "identity"])
 def test_what_is_recorded_can_be_parsed_again(kind: str) -> None:
     settings = parse_settings({"kind": kind, "image_size": 128})
     assert parse_settings(settings.recorded()) == settings
@@ -47,6 +47,11 @@ def test_what_is_recorded_can_be_parsed_again(kind: str) -> None:
         ({"kind": "dp-pix", "epsilon": 0}, "epsilon: Input should be greater than 0"),
         ({"kind": "dp-pix", "cell": 0}, "cell: Input should be greater than or equal to 1"),
         ({"kind": "flow-field", "precision": "int8"}, "precision: Input should be 'float32' or 'bfloat16'"),
+        ({"kind": "multi-scale-field", "fields_px": (17, 0, 0)}, "fields_px: from 0 to 16, 6, 2, in order"),
+        ({"kind": "multi-scale-field", "fields_px": (1, 1)}, "fields_px.2: Field required"),
+        ({"kind": "multi-scale-field", "coarse_px": 0}, "coarse_px: 0 standardizes nothing"),
+        ({"kind": "multi-scale-field", "kept": 15}, "kept: Input should be less than or equal to 14"),
+        ({"kind": "multi-scale-field", "mu": 0.01}, "mu: not a setting of kind 'multi-scale-field'"),
         ({"kind": "flow-field", "colour": 1}, "colour: Extra inputs are not permitted"),
         ({"kind": "other"}, "kind: Input should be 'flow-field'"),
         ({}, "kind: Field required"),
