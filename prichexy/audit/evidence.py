@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from prichexy.audit.statistics import ENOUGH, Enough, check_enough
 from prichexy.cohort.pairs import Pairs
 from prichexy.errors import UsageError
+from prichexy.networks.classifier import Classifier
 from prichexy.networks.verifier import Verifier
 from prichexy.obfuscation.protocol import Obfuscator
 
 Images = NDArray[np.uint8]
 Patients = NDArray[np.str_]
+Seeds = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,15 @@ class Split:
         anonymized_NHW: the same images as published, quantised to 8 bits, same shape.
         patients_N: (N,) the patient of each.
         pairs: rows into the split; an attacker compares ``anonymized_NHW[first]`` with ``originals_NHW[second]``.
+        seeds_N: (N,) the seeds with which the images were anonymized, or None where they are unknown. The custodian
+            has them; what an attacker reaches with them is reported, and no part of a verdict.
     """
 
     originals_NHW: Images  # noqa: N815 - tensors carry their shape
     anonymized_NHW: Images  # noqa: N815
     patients_N: Patients  # noqa: N815
     pairs: Pairs
+    seeds_N: Seeds | None = None  # noqa: N815
 
     def __post_init__(self) -> None:
         shape = self.originals_NHW.shape
@@ -44,6 +49,8 @@ class Split:
             )
         if self.originals_NHW.dtype != np.uint8 or self.anonymized_NHW.dtype != np.uint8:
             raise ValueError("a split's images must be uint8, as they are published")
+        if self.seeds_N is not None and (self.seeds_N.shape != (shape[0],) or self.seeds_N.dtype != np.int64):
+            raise ValueError("a split's seeds must be int64, one for each image")
         rows = np.concatenate([self.pairs.first, self.pairs.second])
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise ValueError("a split's pairs must be rows of the split")
@@ -81,7 +88,10 @@ class Evidence:
         validation: what it stops training by.
         test: what it is judged on; its patients are in no other split.
         verifier: the one that the generator was trained against, or None.
-        obfuscator: what published the images, or None; the inversion attacker holds it.
+        obfuscator: what published the images, or None; attackers hold it, and may anonymize images of their own.
+        classifier: of findings, trained on originals, or None.
+        native: whether images were anonymized at a larger size than these have; the obfuscator, which works at this
+            size, then doesn't make quite what was published.
         enough: what the intervals need at least.
 
     Raises:
@@ -93,6 +103,8 @@ class Evidence:
     test: Split
     verifier: Verifier | None = None
     obfuscator: Obfuscator | None = None
+    classifier: Classifier | None = None
+    native: bool = False
     enough: Enough = ENOUGH
 
     def __post_init__(self) -> None:

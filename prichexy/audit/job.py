@@ -41,6 +41,7 @@ from prichexy.imaging import to_unit
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import to_bytes
 from prichexy.obfuscation.flow_field import FlowField
+from prichexy.obfuscation.multi_scale_field import MultiScaleField
 from prichexy.provenance import code_version
 from prichexy.registry import ModelVersion, Registry, store_audit
 from prichexy.training.checkpoints import below
@@ -317,6 +318,7 @@ def _measured(material: Material, config: AuditSettings, classifiers: bool) -> U
         material.evidence.obfuscator,
         trained(anonymized=True) if classifiers else None,
         config.resamples,
+        test.seeds_N,
     )
 
 
@@ -343,11 +345,12 @@ def _gallery(material: Material, count: int) -> list[GalleryImage]:
     images = []
     for number in range(min(count, len(test))):
         field_2HW = None
-        if isinstance(obfuscator, FlowField):
+        if isinstance(obfuscator, FlowField | MultiScaleField) and test.seeds_N is not None:
             before_11HW = torch.from_numpy(to_unit(test.originals_NHW[number], 8))[None, None]
+            key_1 = torch.from_numpy(np.array(test.seeds_N[number : number + 1]))
             side = before_11HW.shape[-1]
             # From half image widths to pixels.
-            field_2HW = obfuscator.displacement(before_11HW)[0].cpu().numpy() * np.float32((side - 1) / 2)
+            field_2HW = obfuscator.displacement(before_11HW, key_1)[0].cpu().numpy() * np.float32((side - 1) / 2)
         images.append(
             GalleryImage(test.originals_NHW[number], test.anonymized_NHW[number], field_2HW, f"test image {number + 1}")
         )

@@ -16,7 +16,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from prichexy.audit.evidence import Evidence, Split, refuse_seen
+from prichexy.audit.evidence import Evidence, Seeds, Split, refuse_seen
 from prichexy.audit.utility import LabelledSplit
 from prichexy.cohort.pairs import draw_pairs
 from prichexy.cohort.splits import SPLITS
@@ -91,14 +91,22 @@ def gather(
             patients_N = rows[name].patients[chosen[name]]
             wanted = getattr(settings.pairs, name)
             pairs = draw_pairs(patients_N, wanted, settings.seed, settings.pairs.per_patient)
-            rng = np.random.default_rng((settings.seed, number))
+            seeds_N = np.random.default_rng((settings.seed, number)).integers(0, 2**63, len(patients_N), dtype=np.int64)
             originals, anonymized = [], []
-            for before_NSS, after_NSS in _both_sides(rows[name], chosen[name], model, obfuscator, settings, rng):
+            for before_NSS, after_NSS in _both_sides(rows[name], chosen[name], seeds_N, model, settings):
                 originals.append(before_NSS)
                 anonymized.append(after_NSS)
                 progress.advance(len(before_NSS))
-            splits[name] = Split(np.concatenate(originals), np.concatenate(anonymized), patients_N, pairs)
-    evidence = Evidence(splits["train"], splits["validation"], splits["test"], verifier, obfuscator)
+            splits[name] = Split(np.concatenate(originals), np.concatenate(anonymized), patients_N, pairs, seeds_N)
+    evidence = Evidence(
+        splits["train"],
+        splits["validation"],
+        splits["test"],
+        verifier,
+        obfuscator,
+        classifier,
+        native=table.facts.size != side,
+    )
     return Material(evidence, {name: rows[name].findings[chosen[name]] for name in SPLITS}, classifier)
 
 
@@ -115,20 +123,19 @@ def whole_patients(patients_N: NDArray[np.str_], most: int, seed: int) -> NDArra
 def _both_sides(
     rows: SplitRows,
     chosen: NDArray[np.int64],
+    seeds_N: Seeds,
     model: bytes,
-    obfuscator: Obfuscator,
     settings: AuditSettings,
-    rng: np.random.Generator,
 ) -> Iterator[tuple[Images, Images]]:
     """Originals and anonymized images of some rows, in order, both (n, S, S); a few tasks run ahead."""
     there = ray.put(model)
     task = _anonymized.options(num_cpus=settings.threads, num_gpus=1 if settings.gpu else 0)
-    parts = np.array_split(chosen, max(1, -(-len(chosen) // CHUNK)))
+    count = max(1, -(-len(chosen) // CHUNK))
+    parts = zip(np.array_split(chosen, count), np.array_split(seeds_N, count), strict=True)
     ahead = max(2, int(ray.cluster_resources().get("CPU", 1)) // settings.threads)
     waiting: list[Any] = []
-    for part in parts:
-        noise_N = rng.integers(0, 2**63, len(part), dtype=np.int64)
-        waiting.append(task.remote(there, rows.images(part), noise_N, settings.threads, settings.gpu))
+    for part, own_seeds in parts:
+        waiting.append(task.remote(there, rows.images(part), own_seeds, settings.threads, settings.gpu))
         if len(waiting) > ahead:
             yield ray.get(waiting.pop(0))
     for result in waiting:
@@ -136,22 +143,20 @@ def _both_sides(
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def _anonymized(
-    model: bytes, images_NHW: Images, noise_N: NDArray[np.int64], threads: int, gpu: bool
-) -> tuple[Images, Images]:
+def _anonymized(model: bytes, images_NHW: Images, seeds_N: Seeds, threads: int, gpu: bool) -> tuple[Images, Images]:
     torch.set_num_threads(threads)
-    return both_sides(from_bytes(model, "cuda" if gpu else "cpu"), images_NHW, noise_N, "cuda" if gpu else "cpu")
+    return both_sides(from_bytes(model, "cuda" if gpu else "cpu"), images_NHW, seeds_N, "cuda" if gpu else "cpu")
 
 
 def both_sides(
-    obfuscator: Obfuscator, images_NHW: Images, noise_N: NDArray[np.int64], device: str = "cpu"
+    obfuscator: Obfuscator, images_NHW: Images, seeds_N: Seeds, device: str = "cpu"
 ) -> tuple[Images, Images]:
     """Images before and after, at the model's size.
 
     Args:
         obfuscator: the model, on `device`.
         images_NHW: uint8, (N, H, H), H at least the model's size S.
-        noise_N: a 63-bit seed for each, for models with chance.
+        seeds_N: a 63-bit seed for each, for keyed models.
         device: of the model.
 
     Returns:
@@ -163,11 +168,11 @@ def both_sides(
     side = obfuscator.settings.image_size
     small_NSS = np.stack([resize(image, side, side) for image in images_NHW])
     small_N1SS = torch.from_numpy(to_unit(small_NSS, 8)).unsqueeze(1).to(device)
-    seeds_N = torch.from_numpy(np.array(noise_N))
+    keys_N = torch.from_numpy(np.array(seeds_N))
     if images_NHW.shape[-1] == side:
-        outputs_N1SS = obfuscator(small_N1SS, seeds_N)
+        outputs_N1SS = obfuscator(small_N1SS, keys_N)
         return small_NSS, from_unit(outputs_N1SS[:, 0].cpu().numpy(), 8)
     natives = (torch.from_numpy(to_unit(image, 8)).unsqueeze(0).to(device) for image in images_NHW)
-    outputs = obfuscator.at_native(small_N1SS, natives, seeds_N)
+    outputs = obfuscator.at_native(small_N1SS, natives, keys_N)
     published = (from_unit(output[0].cpu().numpy(), 8) for output in outputs)
     return small_NSS, np.stack([resize(image, side, side) for image in published])

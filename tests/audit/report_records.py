@@ -56,7 +56,7 @@ def attacker(name: str, auc: float) -> AttackerResult:
         rank_5=None if name == "fusion" else 0.094,
         map_at_r=None if name == "fusion" else 0.027,
         training_pairs=8000 if name in LEARNING else None,
-        details={"inversion_psnr_db": 38.25} if name == "inversion" else {},
+        details={"inversion_psnr_db": 38.25, "with_key_auc": 0.9} if name == "inversion" else {},
         roc=tuple((rate, rate**power) for rate in rates),
     )
 

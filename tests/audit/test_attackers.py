@@ -12,7 +12,7 @@ from prichexy.cohort.pairs import Pairs
 from prichexy.errors import UsageError
 from tests.audit.patterns import drawn, evidence, published, split
 
-WITHOUT_NETWORKS = [name for name in ATTACKERS if not name.startswith(("verifier", "inversion"))]
+WITHOUT_NETWORKS = [name for name in ATTACKERS if not name.startswith(("verifier", "inversion", "findings"))]
 
 
 @pytest.fixture(scope="module")

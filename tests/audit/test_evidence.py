@@ -65,5 +65,8 @@ def test_images_that_are_not_as_published_are_refused() -> None:
         Split(originals, originals.astype(np.float32), patients, pairs)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one shape"):
         Split(originals, originals[1:], patients, pairs)
+    for seeds in (np.zeros(3, dtype=np.int64), np.zeros(len(patients))):
+        with pytest.raises(ValueError, match="int64, one for each image"):
+            Split(originals, originals, patients, pairs, seeds)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="rows of the split"):
         Split(originals[:3], originals[:3], patients[:3], pairs)

@@ -1,20 +1,25 @@
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prichexy.audit.attackers import ATTACKERS
-from prichexy.audit.attackers.inversion import inverted, psnr_db, way_back
+from prichexy.audit.attackers.inversion import GUESSES, Inversion, InvertingComparer, inverted, psnr_db, way_back
 from prichexy.audit.evidence import Evidence, Images, Split
 from prichexy.audit.statistics import auc
 from prichexy.cohort.phantom import PhantomCohort, render
 from prichexy.errors import UsageError
 from prichexy.networks.deformation import Operator, displacement, grid_at, warp
 from prichexy.networks.flow_generator import FlowFieldGenerator
+from prichexy.networks.verifier import Verifier
 from prichexy.obfuscation.flow_field import FlowField
 from prichexy.obfuscation.identity import Identity
 from prichexy.obfuscation.settings import ObfuscationSettings
+from tests.audit.keyed_model import Rolled, published_with
 from tests.audit.patterns import evidence
 
 
@@ -119,6 +124,60 @@ def test_without_a_field_there_is_nothing_to_undo() -> None:
     assert not ATTACKERS["inversion"].applies(plain)
     with pytest.raises(UsageError, match="flow-field"):
         ATTACKERS["inversion"].fit(given, 0)
+
+
+def scored(given: Evidence) -> tuple[float, Mapping[str, float]]:
+    comparer = ATTACKERS["inversion"].fit(given, 0)
+    return auc(
+        comparer.pair_scores(given.test.first_images, given.test.second_images), given.test.pairs.same
+    ), comparer.details
+
+
+def test_of_a_keyed_model_only_the_holder_of_the_keys_recovers_anything() -> None:
+    """Attacker and custodian draw from the same seed; their keys differ all the same."""
+    found, details = scored(published_with(Rolled(), evidence(noise=0.02)))
+
+    assert details["with_key_psnr_db"] > 80  # exactly
+    assert details["inversion_psnr_db"] < 20
+    assert details["published_psnr_db"] < 20
+    assert details["with_key_auc"] > 0.95
+    assert found < 0.65
+
+
+def test_where_a_verifier_knows_nothing_correlation_compares_what_is_recovered() -> None:
+    torch.manual_seed(0)
+    ignorant = Verifier("tiny")
+    nn.init.zeros_(ignorant.fc_end.weight)  # every pair has the same logit
+    plain = replace(evidence(noise=0.02), verifier=ignorant)
+
+    _, details = scored(published_with(Rolled(), plain))
+
+    assert details["with_key_auc"] > 0.95
+
+
+def test_the_custodians_keys_change_nothing_but_the_details() -> None:
+    plain = evidence(noise=0.02)
+    known, unknown = (published_with(Rolled(), plain, knows_keys=knows) for knows in (True, False))
+
+    (found, details), (again, others) = scored(known), scored(unknown)
+
+    assert again == found
+    assert set(details) - set(others) == {"with_key_psnr_db", "with_key_auc"}
+    assert others.items() <= details.items()
+
+
+def test_the_score_of_several_guesses_is_their_mean_for_pairs_and_for_retrieval() -> None:
+    given = published_with(Rolled(), evidence(noise=0.02))
+    comparer, test = Inversion().fit(given, 0), given.test
+
+    scores = comparer.pair_scores(test.first_images, test.second_images)
+
+    all_QG = comparer.similarity(test.anonymized_NHW, test.originals_NHW)
+    np.testing.assert_allclose(scores, all_QG[test.pairs.first, test.pairs.second], atol=1e-5)
+    single = [InvertingComparer([undo], comparer.inner, {}) for undo in comparer.inversions]
+    each = [one.pair_scores(test.first_images, test.second_images) for one in single]
+    assert len(each) == GUESSES
+    np.testing.assert_allclose(scores, np.mean(each, axis=0), atol=1e-6)
 
 
 def test_psnr_is_ten_times_the_logarithm() -> None:

@@ -5,18 +5,23 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 import yaml
 from typer.testing import CliRunner
 
+from prichexy.audit.attackers.draws import anonymized
 from prichexy.audit.comparison import compare, comparison_table
 from prichexy.audit.job import Audited, audit
+from prichexy.audit.material import gather
 from prichexy.cli import app
-from prichexy.config import AuditConfig, CompareConfig
+from prichexy.cohort.table import open_table
+from prichexy.config import AuditConfig, CompareConfig, StorageConfig
 from prichexy.deid import create_secret_file
 from prichexy.errors import UsageError
-from prichexy.obfuscation import create_untrained
+from prichexy.networks.classifier import Classifier
+from prichexy.obfuscation import create_untrained, to_bytes
 from prichexy.registry import Registry, read_audit
 from prichexy.verdict import opened
 from tests.training.phantom_table import phantom_table
@@ -186,6 +191,24 @@ def test_mistakes_are_told_in_one_sentence(folder: Path, changes: dict[str, Any]
         audit(config(folder, **changes))
 
 
+def test_the_evidence_knows_the_keys_that_its_images_were_published_with(folder: Path, tmp_path: Path) -> None:
+    create_untrained("dp-pix", tmp_path / "model", 0, {"cell": 4, "image_size": 64})
+    settings, table = config(folder), open_table(str(folder / "table"), StorageConfig())
+    classifier = Classifier("tiny")
+
+    given = gather(settings, table, to_bytes(tmp_path / "model"), classifier=classifier).evidence
+
+    model = given.obfuscator
+    assert model is not None
+    assert model.keyed
+    for split in (given.train, given.validation, given.test):
+        assert split.seeds_N is not None
+        assert len(np.unique(split.seeds_N)) == len(split)
+        assert np.array_equal(anonymized(model, split.originals_NHW, split.seeds_N), split.anonymized_NHW)
+    assert given.classifier is classifier
+    assert given.native is False
+
+
 def test_too_few_patients_for_an_interval_are_refused(folder: Path, tmp_path: Path) -> None:
     small = phantom_table(tmp_path / "table", patients=30, shares=(0.5, 0.2, 0.3))
     with pytest.raises(UsageError, match="an interval needs at least 20"):
@@ -198,6 +221,8 @@ def test_larger_images_than_the_models_are_audited_at_their_own_resolution(folde
     assert done.record.resolution == "native"
     assert done.record.data.image_size == 64
     assert done.record.utility.ssim < 1
+    given = gather(config(folder), open_table(large, StorageConfig()), to_bytes(folder / "model")).evidence
+    assert given.native is True
 
 
 def test_the_command_prints_the_verdict_and_exits_with_1_when_it_is_no(folder: Path, audited: Audited) -> None:

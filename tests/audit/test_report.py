@@ -99,7 +99,7 @@ def test_the_table_has_every_attacker_with_its_figures(page: str) -> None:
     assert rows["fusion"][0].startswith("fusion \u25c4 strongest")
     assert rows["fusion"][5:8] == ["\u2013", "\u2013", "\u2013"]
     assert rows["correlation-16"][2] == "\u2013"  # one run has no standard deviation
-    assert rows["inversion"][0].endswith(" | inversion PSNR [dB]: 38.25")
+    assert rows["inversion"][0].endswith(" | inversion PSNR [dB]: 38.25 | with key AUC: 0.9")
 
 
 def test_findings_and_what_was_not_measured(page: str, tmp_path: Path) -> None:

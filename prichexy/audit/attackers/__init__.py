@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from prichexy.audit.attackers.components import WhitenedComponents
 from prichexy.audit.attackers.correlation import Correlation, HighPass
+from prichexy.audit.attackers.findings import Findings
 from prichexy.audit.attackers.fusion import fused
 from prichexy.audit.attackers.inversion import Inversion
 from prichexy.audit.attackers.linear_metric import LinearMetric
@@ -38,6 +39,7 @@ def attackers_with(recipe: VerifierRecipe) -> Mapping[str, Attacker]:
         WhitenedComponents(),
         HighPass(),
         HighPass(less_mean=True),
+        Findings(),
         LinearMetric(),
         VerifierAsTrained(),
         TrainedVerifier("retrained", recipe),

@@ -1,6 +1,6 @@
 """A metric learnt in seconds: components weighed by how little they change between images of one patient.
 
-Shape suffixes: N image, C component, H height, W width.
+Shape suffixes: N row, C component, H height, W width.
 """
 
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prichexy.audit.attackers.components import Floats, principal_components, projecting
+from prichexy.audit.attackers.components import principal_components, projecting
+from prichexy.audit.attackers.draws import with_draws
 from prichexy.audit.attackers.embedding import EmbeddingComparer
 from prichexy.audit.attackers.protocol import AnyEvidence
+from prichexy.audit.attackers.whitening import whitening
 from prichexy.audit.evidence import Evidence, Split
 from prichexy.cohort.pairs import DEFAULT_PER_PATIENT, draw_pairs
-from prichexy.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -40,36 +41,28 @@ class LinearMetric(AnyEvidence):
     def fit(self, evidence: Evidence, seed: int, training_pairs: int | None = None) -> EmbeddingComparer:
         """A comparer learnt from the training split, or from the images in `training_pairs` pairs drawn from it.
 
+        Of a keyed model the attacker adds versions of those images that he published with keys of his own.
+
         Raises:
             UsageError: no training patient has two images.
         """
-        train = evidence.train
+        train, published = evidence.train, with_draws(evidence, seed)
         if training_pairs is None:
-            return self.on(train)
+            return self._learnt(published, np.arange(len(published)), len(published) // len(train))
         pairs = draw_pairs(train.patients_N, training_pairs, seed, self.per_patient)
-        return self.on(train, np.unique(np.concatenate([pairs.first, pairs.second])))
+        rows = np.unique(np.concatenate([pairs.first, pairs.second]))
+        versions = len(published) // len(train)
+        repeated = np.concatenate([rows + number * len(train) for number in range(versions)])
+        return self._learnt(published, repeated, versions)
 
-    def on(self, cohort: Split, rows: NDArray[np.int64] | None = None) -> EmbeddingComparer:
-        """A comparer learnt from a cohort, or from some of its images."""
-        chosen = np.arange(len(cohort)) if rows is None else rows
-        anonymized_NHW, originals_NHW = cohort.anonymized_NHW[chosen], cohort.originals_NHW[chosen]
+    def on(self, cohort: Split) -> EmbeddingComparer:
+        """A comparer learnt from a cohort."""
+        return self._learnt(cohort, np.arange(len(cohort)), versions=1)
+
+    def _learnt(self, cohort: Split, rows: NDArray[np.int64], versions: int) -> EmbeddingComparer:
+        """A comparer learnt from some rows of a cohort, in which each image is there in so many versions."""
+        anonymized_NHW, originals_NHW = cohort.anonymized_NHW[rows], cohort.originals_NHW[rows]
         components = principal_components(anonymized_NHW, originals_NHW, self.count)
         values_NC = np.concatenate([components.first(anonymized_NHW), components.second(originals_NHW)])
-        covariance_CC = self._within(values_NC, np.tile(cohort.patients_N[chosen], 2))
-        variance_C, axes_CC = np.linalg.eigh(covariance_CC)
-        return projecting(components, axes_CC / np.sqrt(variance_C))
-
-    def _within(self, values_NC: Floats, patients_N: NDArray[np.str_]) -> Floats:
-        """Shrunk covariance within the patients who have several images (each is there twice)."""
-        _, owner_N, images = np.unique(patients_N, return_inverse=True, return_counts=True)
-        several_N = images[owner_N] > 2
-        if not several_N.any():
-            raise UsageError("no training patient has two images: the linear metric has nothing to learn from")
-        sums = np.zeros((len(images), values_NC.shape[1]))
-        np.add.at(sums, owner_N, values_NC)
-        deviation_NC = (values_NC - sums[owner_N] / images[owner_N, None])[several_N]
-        covariance_CC = deviation_NC.T @ deviation_NC / len(deviation_NC)
-        level = np.trace(covariance_CC) / len(covariance_CC)
-        # Where every image of a patient is the same the trace is 0, and any multiple of the identity will do.
-        shrunk_CC = (1 - self.shrinkage) * covariance_CC + self.shrinkage * (level or 1.0) * np.eye(len(covariance_CC))
-        return np.asarray(shrunk_CC)
+        patients_N = np.tile(cohort.patients_N[rows], 2)
+        return projecting(components, whitening(values_NC, patients_N, 2 * versions, self.shrinkage))

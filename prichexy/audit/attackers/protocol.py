@@ -45,7 +45,7 @@ class Attacker(Protocol):
     Attributes:
         name: as in reports and thresholds.
         description: one sentence in plain words.
-        seeded: whether chance has a part; one run suffices otherwise.
+        seeded: whether chance has a large part, as in training; one run suffices otherwise.
     """
 
     @property
@@ -60,7 +60,7 @@ class Attacker(Protocol):
 
     @property
     def seeded(self) -> bool:
-        """Whether chance has a part; one run suffices otherwise."""
+        """Whether chance has a large part, as in training; one run suffices otherwise."""
         ...
 
     def applies(self, evidence: Evidence) -> bool:
@@ -72,7 +72,7 @@ class Attacker(Protocol):
 
         Args:
             evidence: what the attacker has.
-            seed: 0 or more; of pairs, weights and order. Ignored by attackers that are not `seeded`.
+            seed: 0 or more; of pairs, weights and order, and of the attacker's own keys where the model is keyed.
             training_pairs: how many pairs it learns from; None is the attacker's own number. Ignored by attackers
                 without training.
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prichexy.audit.attackers.draws import fresh_draws
 from prichexy.audit.attackers.embedding import once_each
 from prichexy.audit.attackers.protocol import AnyEvidence, Scores
 from prichexy.audit.attackers.verifier_training import PUBLISHED, VerifierRecipe, trained_verifier
@@ -98,6 +99,9 @@ _SEES: dict[Geometry, str] = {
 class TrainedVerifier(AnyEvidence):
     """A verifier trained from its start on the training patients' published images.
 
+    Of a keyed model it sees each of them as published with another key in every epoch (`DRAWS` in turn): whoever
+    holds the model makes as many as he likes, and one key a picture could be learnt by heart.
+
     Attributes:
         geometry: what its training and validation pairs are made of; it is always tested published against original.
             ``retrained``: both published (the paper's attacker). ``adaptive``: published and original.
@@ -121,19 +125,27 @@ class TrainedVerifier(AnyEvidence):
     def fit(self, evidence: Evidence, seed: int, training_pairs: int | None = None) -> VerifierComparer:
         """A comparer by a verifier trained on the training split, stopped by the validation split.
 
-        Its details are ``training_pairs`` (fewer than asked for where the split has no more), ``epochs`` and
-        ``validation_loss`` (the lowest, whose weights are used).
+        Its details are ``training_pairs`` (fewer than asked for where the split has no more), ``epochs``,
+        ``validation_loss`` (the lowest, whose weights are used) and ``versions`` of each training image.
 
         Raises:
             UsageError: the training split has no pairs, or the validation split's are of one kind or none.
             NonFiniteLossError: the training diverged.
         """
+        draws = fresh_draws(evidence, seed, self.recipe.device)
         trained = trained_verifier(
-            evidence.train, evidence.validation, self.geometry == "adaptive", self.recipe, seed, training_pairs
+            evidence.train,
+            evidence.validation,
+            self.geometry == "adaptive",
+            self.recipe,
+            seed,
+            training_pairs,
+            None if draws is None else draws.of_epoch,
         )
         details = {
             "training_pairs": float(trained.pairs),
             "epochs": float(trained.epochs),
             "validation_loss": trained.validation_loss,
+            "versions": float(1 if draws is None else min(draws.count, trained.epochs)),
         }
         return VerifierComparer(trained.verifier, details)

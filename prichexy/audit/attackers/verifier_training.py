@@ -3,10 +3,10 @@
 Shape suffixes: N image, 1 the grey channel, H height, W width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from prichexy.networks.verifier import Verifier
 from prichexy.training.augmentation import Augmentation
 from prichexy.training.compute import OPTIMISERS, Compute
 from prichexy.training.in_process import train_in_process
-from prichexy.training.samples import Rows, image_pairs, verifier_samples
+from prichexy.training.samples import Rows, Samples, image_pairs, verifier_samples
 from prichexy.training.seeds import seeded
 from prichexy.training.verifier_step import evaluate_verifier, verifier_update
 from prichexy.training.world import World
@@ -76,7 +76,13 @@ class TrainedWeights(NamedTuple):
 
 
 def trained_verifier(
-    train: Split, validation: Split, real_second: bool, recipe: VerifierRecipe, seed: int, pairs: int | None = None
+    train: Split,
+    validation: Split,
+    real_second: bool,
+    recipe: VerifierRecipe,
+    seed: int,
+    pairs: int | None = None,
+    published: Callable[[int], Images] | None = None,
 ) -> TrainedWeights:
     """A verifier trained on published images, with the weights of its lowest validation loss.
 
@@ -90,6 +96,9 @@ def trained_verifier(
         seed: 0 or more; of pairs, start, order and augmentation.
         pairs: wanted training pairs, the same in every epoch, so that the attacker's strength can be told by their
             number; unless given the recipe's number, which one that compares whole batches draws anew for each epoch.
+        published: the training images as an epoch sees them published, (N, H, W); unless given, as they are in
+            `train`, in every epoch. Validation images are published once in any case: losses of two epochs could not
+            be compared otherwise.
 
     Raises:
         UsageError: the training patients have no pairs, or the validation split none.
@@ -105,14 +114,14 @@ def trained_verifier(
         word = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
         return draw_pairs(train.patients_N, wanted, word, recipe.per_patient)
 
-    published = _Side(train.anonymized_NHW, train.patients_N)
-    learned_from = verifier_samples(
-        settings.compare,
-        published,
-        pairs_of,
-        Augmentation(settings.augmentation, seed),
-        _Side(train.originals_NHW, train.patients_N) if real_second else published,
-    )
+    def learned_from(epoch: int) -> Samples[Any]:
+        images_NHW = train.anonymized_NHW if published is None else published(epoch)
+        firsts = _Side(images_NHW, train.patients_N)
+        seconds = _Side(train.originals_NHW, train.patients_N) if real_second else firsts
+        augmentation = Augmentation(settings.augmentation, seed)
+        samples: Samples[Any] = verifier_samples(settings.compare, firsts, pairs_of, augmentation, seconds)
+        return samples.in_epoch(epoch)
+
     held_out = image_pairs(
         _Side(validation.anonymized_NHW, validation.patients_N),
         validation.pairs,
@@ -127,7 +136,7 @@ def trained_verifier(
         ended = train_in_process(
             verifier,
             optimiser,
-            learned_from,
+            replace(learned_from(0), of_epoch=learned_from),
             held_out,
             verifier_update(settings.compare, verifier, optimiser, compute, World()),
             lambda batches: evaluate_verifier(verifier, batches, compute)["verifier"],
