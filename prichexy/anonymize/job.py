@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 
@@ -93,6 +94,7 @@ def anonymize(config: AnonymizeConfig) -> Summary:
     with held(destination, lambda machine: keys.fingerprint("machine", machine)) as lease, stoppable() as stop:
         going_on = begun(config, keys)
         catalog = frozen_catalog(config, keys, going_on)
+        pa.default_memory_pool().release_unused()  # what listing took; else the driver keeps it to the end
         if not catalog.rows:
             _note(registry, model, destination)
             return _nothing_new(destination, catalog, began)

@@ -56,7 +56,9 @@ def _audited(row: ComparedModel, config: CompareConfig) -> Audited:
     registry = Registry(config.tracking_uri)
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
         model = row_model(row, own, registry, Path(folder))
-        return audit_model(own, model, to_bytes(model.folder), registry=None, classifiers=config.utility)
+        return audit_model(
+            own, model, to_bytes(model.folder), registry=None, classifiers=config.utility, judges=config.judges
+        )
 
 
 def row_model(row: ComparedModel, config: AuditSettings, registry: Registry, into: Path) -> ModelVersion:

@@ -25,7 +25,7 @@ from prichexy.audit.attackers import Attacker, VerifierRecipe, attackers_with, f
 from prichexy.audit.attackers.fusion import DESCRIPTION, NAME
 from prichexy.audit.critics import critics
 from prichexy.audit.evidence import Evidence
-from prichexy.audit.material import Material, gather
+from prichexy.audit.material import Judges, Material, gather
 from prichexy.audit.report import GalleryImage, write_report
 from prichexy.audit.runs import Outcome, Run, carry_out, planned
 from prichexy.audit.statistics import auc, bootstrap_auc
@@ -100,7 +100,12 @@ def audit(config: AuditConfig) -> Audited:
 
 
 def audit_model(
-    config: AuditSettings, model: ModelVersion, content: bytes, registry: Registry | None, classifiers: bool = True
+    config: AuditSettings,
+    model: ModelVersion,
+    content: bytes,
+    registry: Registry | None,
+    classifiers: bool = True,
+    judges: Judges = "test",
 ) -> Audited:
     """As `audit`, of a model that is at hand.
 
@@ -110,6 +115,7 @@ def audit_model(
         content: its settings and weights, as `to_bytes` gave them.
         registry: where the verdict is stored if the model is registered; None for a comparison: nowhere.
         classifiers: whether classifiers measure what is left to learn; if not, the verdict is no.
+        judges: the split whose patients judge; a verdict that counts is the test patients'.
     """
     began = time.monotonic()
     secret = read_secret_file(secret_file(config.secret_file))
@@ -120,7 +126,7 @@ def audit_model(
     place = place_of(config, model, table)
     place.check_writable()
     with connected(config.ray) as capacity:
-        material = gather(config, table, content, verifier, classifier)
+        material = gather(config, table, content, verifier, classifier, judges)
         runs = planned(material.evidence, chosen, config)
         outcomes = carry_out(runs, material.evidence, chosen, place, config, capacity)
         utility = _utility(material, config, place, classifiers)

@@ -9,7 +9,7 @@ Shape suffixes: N image, F finding, H height, W width, S side of the model's ima
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -31,6 +31,11 @@ from prichexy.obfuscation.model_files import from_bytes
 from prichexy.progress import Progress
 
 Images = NDArray[np.uint8]
+
+Judges = Literal["test", "validation"]
+
+HELD_OUT = 7
+"""One in so many training patients is held out where the validation patients judge."""
 
 CHUNK = 64
 """Images that one task anonymizes."""
@@ -62,6 +67,7 @@ def gather(
     model: bytes,
     verifier: Verifier | None = None,
     classifier: Classifier | None = None,
+    judges: Judges = "test",
 ) -> Material:
     """The material of an audit, anonymized on the Ray that this process is connected to.
 
@@ -71,6 +77,8 @@ def gather(
         model: as `prichexy.obfuscation.to_bytes` gave it.
         verifier: the one that the model was trained against, or None.
         classifier: of findings, trained on this table's training split, or None.
+        judges: the split whose patients judge. With ``validation``, a seventh of the training patients tells attackers
+            when to stop in its place, and the test patients stay unseen.
 
     Raises:
         UsageError: the table's images are smaller than the model's, the model can't be applied at their size, or
@@ -82,9 +90,8 @@ def gather(
         raise UsageError(
             f"the table's images are {table.facts.size} pixels wide, the model's {side}: prepare a table of size {side}"
         )
-    rows = {name: table.split(name) for name in SPLITS}
-    chosen = {name: whole_patients(rows[name].patients, settings.most_images, settings.seed) for name in SPLITS}
-    refuse_seen(rows["test"].patients, rows["train"].patients, "the model's training")
+    rows, chosen = _parts(table, settings, judges)
+    refuse_seen(rows["test"].patients, table.split("train").patients, "the model's training")
     splits = {}
     with Progress("anonymize for the audit", sum(map(len, chosen.values()))) as progress:
         for number, name in enumerate(SPLITS):
@@ -108,6 +115,28 @@ def gather(
         native=table.facts.size != side,
     )
     return Material(evidence, {name: rows[name].findings[chosen[name]] for name in SPLITS}, classifier)
+
+
+def _parts(
+    table: TrainingTable, settings: AuditSettings, judges: Judges
+) -> tuple[dict[str, SplitRows], dict[str, NDArray[np.int64]]]:
+    """For each split of the evidence, rows of the table and which of them are used."""
+    if judges == "test":
+        rows = {name: table.split(name) for name in SPLITS}
+        return rows, {name: whole_patients(rows[name].patients, settings.most_images, settings.seed) for name in SPLITS}
+    train, validation = table.split("train"), table.split("validation")
+    owners = np.unique(train.patients)
+    held = np.random.default_rng(settings.seed).permutation(owners)[: len(owners) // HELD_OUT]
+    kept = whole_patients(train.patients, settings.most_images, settings.seed)
+    held_N = np.isin(train.patients[kept], held)
+    return (
+        {"train": train, "validation": train, "test": validation},
+        {
+            "train": kept[~held_N],
+            "validation": kept[held_N],
+            "test": whole_patients(validation.patients, settings.most_images, settings.seed),
+        },
+    )
 
 
 def whole_patients(patients_N: NDArray[np.str_], most: int, seed: int) -> NDArray[np.int64]:

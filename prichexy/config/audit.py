@@ -1,7 +1,7 @@
 """Settings of `audit`, of what it decides, and of `promote`."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -112,6 +112,9 @@ class CompareConfig(AuditSettings):
 
     utility: bool = Field(
         True, description="ask classifiers what is left to learn; false: only attackers and likeness, and no row passes"
+    )
+    judges: Literal["test", "validation"] = Field(
+        "test", description="whose patients judge: validation to choose settings by, test to report what was chosen"
     )
     rows: tuple[ComparedModel, ...] = Field(min_length=1, description="what is compared, in the table's order")
 
