@@ -213,6 +213,8 @@ def _key(config: AuditSettings, model: ModelVersion, table: TrainingTable) -> st
         "run": str(config.training_run),
         "code": code_version(),
     }
+    if facts.get("judges") == "test":  # as in every audit: a comparison takes its runs over
+        del facts["judges"]
     return f"{model.name}-{model.version}-{sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from prichexy.errors import UsageError
 from prichexy.findings import FINDINGS
@@ -105,6 +105,12 @@ class ObfuscationSettings(BaseModel):
         if irrelevant:
             raise ValueError(f"{', '.join(irrelevant)}: not a setting of kind '{kind}'; leave it out")
         return {**DEFAULTS[kind], **stated}
+
+    @field_validator("fields_px", mode="before")
+    @classmethod
+    def _from_text(cls, given: Any) -> Any:
+        """A registry's tags are text: "[6.0, 3.0, 1.0]"."""
+        return given.strip("[]() ").split(",") if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _size_fits(self) -> Self:

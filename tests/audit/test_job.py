@@ -209,6 +209,18 @@ def test_the_evidence_knows_the_keys_that_its_images_were_published_with(folder:
     assert given.native is False
 
 
+def test_where_validation_patients_judge_no_test_patient_is_looked_at(folder: Path, tmp_path: Path) -> None:
+    create_untrained("identity", tmp_path / "model", 0, {"image_size": 64})
+    table = open_table(phantom_table(tmp_path / "table", patients=80, shares=(0.4, 0.4, 0.2)), StorageConfig())
+    evidence = gather(config(folder), table, to_bytes(tmp_path / "model"), judges="validation").evidence
+    patients = {name: set(getattr(evidence, name).patients_N) for name in ("train", "validation", "test")}
+    of_table = {name: set(table.split(name).patients) for name in ("train", "validation", "test")}
+    assert patients["test"] == of_table["validation"]
+    assert patients["train"] | patients["validation"] == of_table["train"]
+    assert not patients["train"] & patients["validation"]
+    assert len(patients["validation"]) == len(of_table["train"]) // 7
+
+
 def test_too_few_patients_for_an_interval_are_refused(folder: Path, tmp_path: Path) -> None:
     small = phantom_table(tmp_path / "table", patients=30, shares=(0.5, 0.2, 0.3))
     with pytest.raises(UsageError, match="an interval needs at least 20"):
