@@ -34,7 +34,7 @@ class ModelUnderAudit(_Part):
     version: str | None
     fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$")
     kind: str
-    settings: dict[str, Scalar]
+    settings: dict[str, Scalar | tuple[float, ...]]
 
     @property
     def uri(self) -> str:

@@ -21,7 +21,8 @@ from prichexy.config import AuditConfig, CompareConfig, StorageConfig
 from prichexy.deid import create_secret_file
 from prichexy.errors import UsageError
 from prichexy.networks.classifier import Classifier
-from prichexy.obfuscation import create_untrained, to_bytes
+from prichexy.networks.coarse_appearance import CoarseAppearance
+from prichexy.obfuscation import create_untrained, parse_settings, save, to_bytes
 from prichexy.registry import Registry, read_audit
 from prichexy.verdict import opened
 from tests.training.phantom_table import phantom_table
@@ -207,6 +208,22 @@ def test_the_evidence_knows_the_keys_that_its_images_were_published_with(folder:
         assert np.array_equal(anonymized(model, split.originals_NHW, split.seeds_N), split.anonymized_NHW)
     assert given.classifier is classifier
     assert given.native is False
+
+
+def test_a_multi_scale_field_model_is_audited_like_any_other(folder: Path, tmp_path: Path) -> None:
+    given = {"kind": "multi-scale-field", "backbone": "tiny", "image_size": 64, "coarse_px": 0, "kept": 0}
+    model = parse_settings({**given, "fields_px": (6, 3, 1)})
+    save(tmp_path / "model", model, CoarseAppearance("tiny", 0, 64).state_dict())
+    attackers = ("correlation-16", "inversion")
+    done = audit(config(folder, model=str(tmp_path / "model"), out=str(tmp_path / "out"), attackers=attackers))
+    record = opened((Path(done.place) / "audit.json").read_bytes(), (folder / "key").read_bytes())
+    assert record == done.record
+    assert record.model.settings["fields_px"] == (6, 3, 1)
+    inversion = next(one for one in record.attackers if one.name == "inversion")
+    assert inversion.details["with_key_psnr_db"] > inversion.details["inversion_psnr_db"]
+    assert record.utility.folded_share == 0
+    assert 0.5 < (record.utility.displacement_max_px or 0) <= 10 * 64 / 256
+    assert "fields px" in Path(done.report).read_text()
 
 
 def test_where_validation_patients_judge_no_test_patient_is_looked_at(folder: Path, tmp_path: Path) -> None:
