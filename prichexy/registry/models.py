@@ -83,7 +83,7 @@ class Registry:
 
     def __init__(self, tracking_uri: str | None = None) -> None:
         """`tracking_uri`: as given, else MLFLOW_TRACKING_URI, else ``sqlite:///mlflow.db`` in the working folder."""
-        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+        self.uri = _in_this_folder(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
 
@@ -260,6 +260,16 @@ def _from_folder(folder: Path) -> ModelVersion:
         raise UsageError(f"setting model: {folder} is neither a model folder nor a models:/ URI")
     settings, digest = _described(folder)
     return ModelVersion("local", digest[:12], settings, digest, folder=folder)
+
+
+def _in_this_folder(uri: str) -> str:
+    """A sqlite file by its whole path.
+
+    MLflow keeps one store for each URI: a relative one would lead to the file of the folder that the process was in
+    when it first asked.
+    """
+    database = uri.removeprefix("sqlite:///")
+    return uri if database == uri else f"sqlite:///{Path(database).absolute()}"
 
 
 def _described(folder: Path) -> tuple[ObfuscationSettings, str]:

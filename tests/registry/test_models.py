@@ -59,3 +59,13 @@ def test_an_unreachable_registry_is_told_in_seconds_without_its_password(model: 
     assert "the model registry http://127.0.0.1:9 can't be used" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert time.monotonic() - began < 30
+
+
+def test_a_local_database_is_that_of_the_folder_one_is_in(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Registry("sqlite:///mlflow.db").register(model, name, "a test")
+        assert [model.name for model in Registry("sqlite:///mlflow.db").list()] == [name]
