@@ -19,7 +19,7 @@ from prichexy.anonymize.ingest import ingest
 from prichexy.anonymize.plan import allowed_by, begun, check_resolution, frozen_catalog, job_of, work_of
 from prichexy.anonymize.report import report_of
 from prichexy.anonymize.spent import Spent, added_up
-from prichexy.anonymize.stages import Obfuscate, encode, publish
+from prichexy.anonymize.stages import FromPixelsToFile, Obfuscate, encode, publish
 from prichexy.anonymize.stopping import Stop, stoppable
 from prichexy.anonymize.summary import Summary, summed_up
 from prichexy.anonymize.work import Work, pseudonyms
@@ -233,38 +233,31 @@ def _images(
     """
     spans = np.array([span for shard in shards for span in _spans(work.job, shard)], dtype=np.int64)
     few = ray.data.TaskPoolStrategy(size=workers.encoders)
-    return (
-        ray.data.range(len(spans), override_num_blocks=len(spans))
-        .map_batches(
-            ingest, fn_args=(spans, work), batch_size=None, batch_format="pyarrow", num_cpus=capacity.task_cpus
+    of_chunks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    actors = of_chunks | {
+        "compute": ray.data.ActorPoolStrategy(size=workers.actors),
+        "num_cpus": capacity.actor_cpus,
+        "num_gpus": capacity.actor_gpus or None,
+    }
+    ingested = ray.data.range(len(spans), override_num_blocks=len(spans)).map_batches(
+        ingest, fn_args=(spans, work), num_cpus=capacity.task_cpus, **of_chunks
+    )
+    if capacity.gpus:
+        # With GPUs Ray asks for a batch size; one that divides each span keeps spans apart.
+        actors["batch_size"] = math.gcd(work.job.chunk, work.job.rows_per_shard)
+        encoded = ingested.map_batches(Obfuscate, fn_constructor_args=([weights], work), **actors).map_batches(
+            encode, fn_args=(work, tally), compute=few, num_cpus=workers.encoder_cpus, **of_chunks
         )
-        .map_batches(
-            Obfuscate,
-            fn_constructor_args=([weights], work),
-            # With GPUs Ray asks for a batch size; one that divides each span keeps spans apart. Without, this stage is
-            # fused with ingest, whose batches are numbers of spans.
-            batch_size=math.gcd(work.job.chunk, work.job.rows_per_shard) if capacity.actor_gpus else None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers.actors),
-            num_cpus=capacity.actor_cpus,
-            num_gpus=capacity.actor_gpus or None,
-        )
-        .map_batches(
-            encode,
-            fn_args=(work, tally),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=few,
-            num_cpus=workers.encoder_cpus,
-        )
-        .map_batches(
-            publish,
-            fn_args=(work,),
-            batch_size=work.job.rows_per_shard,
-            batch_format="pyarrow",
-            compute=few,
-            num_cpus=0.1,
-        )
+    else:  # Ray joins ingest to the actors, where a batch is one of its span numbers
+        whole = (Obfuscate, encode, [weights], work, tally)
+        encoded = ingested.map_batches(FromPixelsToFile, fn_constructor_args=whole, **actors)
+    return encoded.map_batches(
+        publish,
+        fn_args=(work,),
+        batch_size=work.job.rows_per_shard,
+        batch_format="pyarrow",
+        compute=few,
+        num_cpus=0.1,
     )
 
 

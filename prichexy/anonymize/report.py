@@ -8,9 +8,12 @@ m / D images a second, and at a rate of X it keeps the resource busy for the sha
 |---|---|---|
 | cores | logical cores of the cluster | that cores worked, in all stages |
 | GPUs | as many | in obfuscate |
-| loaders | workers that fetch and decode | waiting for the store, in decode; without GPUs in obfuscate too |
+| loaders | workers that fetch and decode | waiting for the store, in decode |
 | encoders | workers that encode at once | in encode |
 | publishers | workers that publish at once | in publish |
+
+Without GPUs the actors do all but publish: there are no encoders, and loaders need an image's time in obfuscate and
+encode too.
 
 A file that is fetched while its worker decodes another costs no time: of fetch, only what a worker waits counts
 (`storage.connections` files are under way at once), and what its cores do. What encode and publish wait for the store
@@ -208,13 +211,15 @@ def resources_of(sums: Mapping[str, Spent], workers: Workers, images: int) -> di
             },
         ),
         "loaders": (workers.loaders, {"store": fetch.waited, "decode": decode.seconds}),
-        "encoders": (workers.encoders, writing("encode", encode)),
         "publishers": (workers.encoders, writing("publish", publish)),
     }
     if workers.gpus:
         needs["gpus"] = (min(workers.gpus, workers.actors), {"obfuscate": obfuscate.seconds})
+        needs["encoders"] = (workers.encoders, writing("encode", encode))
     else:
-        needs["loaders"][1]["obfuscate"] = obfuscate.seconds
+        loading, encoding = needs["loaders"][1], writing("encode", encode)
+        loading |= {"obfuscate": obfuscate.seconds, "encode": encoding["encode"]}
+        loading["store"] += encoding["store"]
     return {
         name: Resource(units, {part: seconds / images for part, seconds in demand.items()})
         for name, (units, demand) in needs.items()

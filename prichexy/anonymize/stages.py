@@ -1,5 +1,8 @@
 """The stages behind `ingest`: obfuscate -> encode -> publish.
 
+Where GPUs obfuscate, encode has workers of its own. Without, an actor does all that an image needs, ingest included
+(`FromPixelsToFile`): pixels leave no process, and cores have equal shares of the work.
+
 Between stages travel Arrow tables. A row that can't be published keeps its `row_id`, gets stage, reason and message,
 and travels on without pixels, so that at the end each row of the catalog is in exactly one shard row or one
 quarantine row.
@@ -9,8 +12,9 @@ slowly for it.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import cv2
@@ -29,6 +33,8 @@ from prichexy.imaging.radiograph import Pixels
 from prichexy.lake.commit import commit_shard
 from prichexy.lake.dicom_files import write_dicom
 from prichexy.lake.link import write_links
+
+Encode = Callable[..., pa.Table]
 
 
 class Obfuscate:
@@ -116,6 +122,21 @@ def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
     before = sum(part.waited if part.stage == "fetch" else part.seconds for part in spent_on(table))
     tally.add.remote(len(rows), before + time.perf_counter() - began)
     return pa.Table.from_pylist(rows, ENCODED)
+
+
+class FromPixelsToFile:
+    """Obfuscate, then encode, in one actor."""
+
+    def __init__(
+        self, obfuscate: type[Obfuscate], encode: Encode, model: "list[ray.ObjectRef[bytes]]", work: Work, tally: Any
+    ) -> None:
+        """As the stages are made, or called, one by one."""
+        self._obfuscate = obfuscate(model, work)
+        self._encode = partial(encode, work=work, tally=tally)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """`INGESTED` -> `ENCODED`."""
+        return self._encode(self._obfuscate(table))
 
 
 def _dicom(row: Row, pixels: "np.ndarray[Any, Any]", work: Work) -> bytes:

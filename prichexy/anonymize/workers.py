@@ -20,8 +20,8 @@ class Workers:
         cores: logical cores of the cluster.
         gpus: GPUs of the cluster.
         actors: generator actors.
-        loaders: workers that fetch and decode at once. Without GPUs these are the actors: both stages are one there.
-        encoders: workers that encode at once, and as many that publish.
+        loaders: workers that fetch and decode at once. Without GPUs these are the actors, which encode, too.
+        encoders: workers that encode at once, and as many that publish; without GPUs only the latter.
         encoder_cpus: cores that one which encodes reserves.
     """
 
@@ -40,7 +40,7 @@ def workers_for(capacity: Capacity, job: Job, spans: int, spent: Sequence[Spent]
     GPUs obfuscate, encoders take cores from ingest, and reserve no more of them than they were measured to use: with
     stages that sleep (8 cores, a GPU, a second of decoding to 0.1 s of encoding), a quarter of a core for each of three
     encoders gave 14 % more throughput than a whole one; fewer encoders gave nothing, no bound took 15 %. Without GPUs
-    the actors, which also ingest, have their cores anyway.
+    the actors, which also ingest and encode, have their cores anyway.
 
     Args:
         capacity: of the cluster.
