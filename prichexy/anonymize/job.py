@@ -239,9 +239,10 @@ def _images(
         "num_cpus": capacity.actor_cpus,
         "num_gpus": capacity.actor_gpus or None,
     }
-    ingested = ray.data.range(len(spans), override_num_blocks=len(spans)).map_batches(
-        ingest, fn_args=(spans, work), num_cpus=capacity.task_cpus, **of_chunks
-    )
+    # Blocks that are there. `ray.data.range` makes each by a task, of a whole core unless it is joined to ingest: on
+    # few cores no shard was published before the last of them.
+    numbers = ray.data.from_items([{"id": number} for number in range(len(spans))], override_num_blocks=len(spans))
+    ingested = numbers.map_batches(ingest, fn_args=(spans, work), num_cpus=capacity.task_cpus, **of_chunks)
     if capacity.gpus:
         # With GPUs Ray asks for a batch size; one that divides each span keeps spans apart.
         actors["batch_size"] = math.gcd(work.job.chunk, work.job.rows_per_shard)

@@ -91,5 +91,5 @@ class AnonymizeConfig(Settings):
         Each chunk costs Ray and the driver the same, so small images go in larger ones, unless they are too few to
         keep all actors busy.
         """
-        small = self.resolution == "256" and images >= 4096
+        small = self.resolution == "256" and images >= 1024
         return self.chunk or (64 if small else 16)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -319,3 +320,19 @@ def test_a_worker_without_the_secret_says_so(
     work = work_on(configured(lake, tmp_path / "out", models / "identity", secret_file), monkeypatch)
     with pytest.raises(UsageError, match="can't be read"):
         ingested(replace(work, secret_file=tmp_path / "absent.key"))
+
+
+def test_an_image_passes_one_actor_and_one_shard_and_ray_runs_nothing_else(
+    lake: Path, models: Path, secret_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = []
+
+    def images(*given: Any) -> Any:
+        plans.append(build(*given))
+        return plans[-1]
+
+    build = job_module._images
+    monkeypatch.setattr(job_module, "_images", images)
+    anonymize(configured(lake, tmp_path / "out", models / "identity", secret_file))
+    operators = re.findall(r"^Operator \d+ (.+?): ", plans[0].stats(), re.MULTILINE)
+    assert operators == ["FromItems", "MapBatches(ingest)->MapBatches(FromPixelsToFile)", "MapBatches(publish)"]

@@ -42,7 +42,7 @@ def role(process: int, driver: int, before: str) -> str:
     except OSError:
         return before
     if command.startswith("ray::"):
-        return "actors" if "Obfuscate" in command and "MapWorker" in command else "workers"
+        return "actors" if "MapWorker" in command else "workers"
     return next((name for name in ("raylet", "gcs_server") if f"/{name} " in command), "Ray's other processes")
 
 
