@@ -14,7 +14,6 @@ slowly for it.
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import cv2
@@ -131,12 +130,12 @@ class FromPixelsToFile:
         self, obfuscate: type[Obfuscate], encode: Encode, model: "list[ray.ObjectRef[bytes]]", work: Work, tally: Any
     ) -> None:
         """As the stages are made, or called, one by one."""
-        self._obfuscate = obfuscate(model, work)
-        self._encode = partial(encode, work=work, tally=tally)
+        self._obfuscate, self._encode = obfuscate(model, work), encode
+        self._told = work, tally
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """`INGESTED` -> `ENCODED`."""
-        return self._encode(self._obfuscate(table))
+        return self._encode(self._obfuscate(table), *self._told)
 
 
 def _dicom(row: Row, pixels: "np.ndarray[Any, Any]", work: Work) -> bytes:
