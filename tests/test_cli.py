@@ -49,6 +49,7 @@ def test_every_command_has_help_with_an_example(command: list[str]) -> None:
         (["anonymize", "a"], 2, "setting destination is missing"),
         (["anonymize", "a", "b", "chnk=1"], 2, "unknown setting chnk"),
         (["anonymize", "a", "b", "--resolution", "512"], 2, "setting resolution: Input should be 'native' or '256'"),
+        (["anonymize", "a", "b", "--encoding", "webp"], 2, "setting encoding: Input should be 'png' or 'jpeg-xl'"),
         (["anonymize", "a", "b", "--config", "absent.yaml"], 2, "the configuration absent.yaml can't be read"),
         (["verify", "absent"], 1, "nothing found at absent"),
         (["catalog", "absent", "--out", "c"], 1, "nothing found at absent"),

@@ -23,6 +23,7 @@ def test_file_is_overridden_by_key_value_and_both_by_given_values(tmp_path: Path
         (["chunk"], "'chunk' is not a setting: write key=value"),
         (["chunk={"], "the value of setting chunk can't be read as YAML"),
         (["resolution=512"], "setting resolution: Input should be 'native' or '256'"),
+        (["encoding=webp"], "setting encoding: Input should be 'png' or 'jpeg-xl'"),
         (["destination=a/inner"], "source and destination must not lie within each other"),
         (["work_dir=./b/../b/inner"], "work_dir names source files and must not lie within destination"),
         (["source=s3://x/lake", "destination=s3://x/lake//out"], "must not lie within each other"),

@@ -196,6 +196,7 @@ def job_of(
         columns=list(config.deid.columns),
         transfer_syntax=config.transfer_syntax if config.also_dicom else "",
         link=_link(config, pseudonyms),
+        encoding=config.encoding,
         snapshot=snapshot,
     )
 

@@ -27,7 +27,7 @@ from prichexy.anonymize.spent import carrying, spent_on
 from prichexy.anonymize.work import ENCODED, FACTS, OBFUSCATED, Row, Work, grey_levels, guarded, pseudonyms, set_aside
 from prichexy.deid import dicom_bytes, read_header
 from prichexy.errors import Quarantined
-from prichexy.imaging import encode_png
+from prichexy.imaging import ENCODINGS
 from prichexy.imaging.radiograph import Pixels
 from prichexy.lake.commit import commit_shard
 from prichexy.lake.dicom_files import write_dicom
@@ -96,10 +96,11 @@ class Obfuscate:
 @carrying
 @timed("encode")
 def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
-    """`OBFUSCATED` -> `ENCODED`: pixels become lossless PNG, and DICOM files where they are asked for; tells the tally
-    (an actor) how many rows came through, and for how many seconds a worker has had them in hand.
+    """`OBFUSCATED` -> `ENCODED`: pixels become images of the job's encoding, and DICOM files where they are asked for;
+    tells the tally (an actor) how many rows came through, and for how many seconds a worker has had them in hand.
     """
     began = time.perf_counter()
+    encoding = ENCODINGS[work.job.encoding]
     rows = table.select([*FACTS.names, "header"]).to_pylist()
     with ThreadPoolExecutor(work.storage.connections) as pool:
         waiting = []
@@ -108,7 +109,8 @@ def encode(table: pa.Table, work: Work, tally: Any) -> pa.Table:
             if row["reason"] is not None:
                 continue
             pixels = grey_levels(table["pixels"][number].as_buffer(), row, row["height"], row["width"])
-            row["image"] = {"bytes": encode_png(pixels, row["bit_depth"]), "path": f"{row['image_id']}.png"}
+            name = f"{row['image_id']}{encoding.suffix}"
+            row["image"] = {"bytes": encoding.encode(pixels, row["bit_depth"]), "path": name}
             if row["header"] is not None:
                 try:
                     file = _dicom(row, pixels, work)

@@ -112,6 +112,7 @@ def anonymize(
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help=f"Model to use; {settings.DEFAULT_MODEL} by default.")] = None,
     resolution: Annotated[str | None, typer.Option(help="native (default) or 256.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="png (default) or jpeg-xl, lossless.")] = None,
     secret_file: SecretFile = None,
     allow_unaudited: Annotated[
         bool, typer.Option(help="Use a model without an audit; is stamped into the manifest.")
@@ -145,6 +146,7 @@ def anonymize(
         destination=destination,
         model=model,
         resolution=resolution,
+        encoding=encoding,
         secret_file=secret_file,
         allow_unaudited=allow_unaudited or None,
         increment=increment or None,

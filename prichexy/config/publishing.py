@@ -30,6 +30,9 @@ class AnonymizeConfig(Settings):
     model: str = Field(DEFAULT_MODEL, description="models:/NAME/VERSION, models:/NAME@ALIAS, or a model folder")
     secret_file: Path | None = Field(None, description=f"file with the project secret; {SECRET_VARIABLE} when unset")
     resolution: Literal["native", "256"] = Field("native", description="publish at native size, or at 256 x 256")
+    encoding: Literal["png", "jpeg-xl"] = Field(
+        "png", description="of the published images, lossless: png, or jpeg-xl where its readers have that"
+    )
     allow_unaudited: bool = Field(False, description="publish with a model that has no passing audit; is stamped")
     deid: DeidConfig = DeidConfig()
     also_dicom: bool = Field(False, description="write a de-identified DICOM file beside each row that comes from one")

@@ -21,7 +21,7 @@ class Radiograph:
         bit_depth: 8 to 16.
         view: DICOM View Position if it is one of the defined terms of PS3.3 C.8.1.1 (AP, PA, LL, ...), else None.
         laterality: "L", "R", "B" or "U" (PS3.3 C.8.11.2, C.7.3.1), else None.
-        source_format: "png", "jpeg" or "dicom".
+        source_format: "png", "jpeg" or "dicom"; "jpeg-xl" for a published image.
         patient_key: (Issuer of Patient ID, Patient ID) as the file has them, None without a Patient ID. An identifier:
             it is left out of `repr`, and must be turned into a pseudonym before it goes anywhere.
         declares_text: whether the file says that its pixels hold identifying text (Burned In Annotation YES).

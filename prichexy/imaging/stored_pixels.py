@@ -29,8 +29,9 @@ from pydicom.uid import (
 )
 
 from prichexy.errors import Quarantined
-from prichexy.imaging.codestreams import Frame, jpeg2000_frame, jpeg_frame, jpegxl_size
+from prichexy.imaging.codestreams import Frame, jpeg2000_frame, jpeg_frame
 from prichexy.imaging.jpeg import jpeg_samples
+from prichexy.imaging.jpegxl import jpegxl_size
 from prichexy.imaging.radiograph import Pixels, refused
 
 JPEGXL = tuple(UID(f"1.2.840.10008.1.2.4.11{last}") for last in "012")

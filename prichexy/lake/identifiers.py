@@ -19,7 +19,7 @@ from prichexy.config import DeidConfig
 from prichexy.deid import ProfileOptions
 from prichexy.deid.scan import DEVICE_KINDS, Canaries, dicom_problems, text_identifiers, text_in_image
 from prichexy.errors import PrichexyError, Quarantined
-from prichexy.imaging import decode
+from prichexy.imaging import decode_published
 from prichexy.lake.commit import Commit
 from prichexy.lake.job import Job
 
@@ -115,7 +115,7 @@ class IdentifierScan:
                 if self.canaries is None and row not in seen:
                     continue
                 try:
-                    radiograph = decode(image["bytes"].as_py() or b"")
+                    radiograph = decode_published(image["bytes"].as_py() or b"")
                 except Quarantined:
                     continue  # `verify` reports damaged images
                 place = f"shard {shard}: pixels of an image hold"

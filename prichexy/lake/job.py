@@ -38,6 +38,7 @@ class Job:
         columns: what shards publish of headers.
         transfer_syntax: of the DICOM files beside the shards; "" where there are none.
         link: keyed fingerprint of the link table's place; "" where there is none.
+        encoding: of the images, a key of `prichexy.imaging.ENCODINGS`; jobs that don't name it are older, and of PNG.
         snapshot: which snapshot it makes; 1 for the first of a destination.
     """
 
@@ -56,6 +57,7 @@ class Job:
     columns: list[str] = field(default_factory=list)
     transfer_syntax: str = ""
     link: str = ""
+    encoding: str = "png"
     snapshot: int = 1
     format_version: int = FORMAT_VERSION
 

@@ -109,7 +109,7 @@ def _parquet(table: pa.Table, schema: pa.Schema, key: str) -> bytes:
     leaves = _leaves(schema)
     words = ("view", "laterality", "model_version", "stage", "reason", *HEADER_COLUMNS.names)
     buffer = io.BytesIO()
-    # PNG does not compress further; the other columns do.
+    # Images do not compress further; the other columns do.
     compression = {name: "none" if name == "image.bytes" else "zstd" for name in leaves}
     dictionary = [name for name in words if name in leaves]
     with pq.ParquetWriter(buffer, schema, compression=compression, use_dictionary=dictionary) as writer:

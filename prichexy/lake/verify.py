@@ -1,12 +1,10 @@
 """Reads everything that was published and proves it whole.
 
-Nothing in the destination is believed: hashes and counts are taken anew, ids are collected, every PNG is walked chunk
-by chunk and decoded, and whatever lies in the tree without being named by the manifest is a finding.
+Nothing in the destination is believed: hashes and counts are taken anew, ids are collected, every image is walked part
+by part and decoded, and whatever lies in the tree without being named by the manifest is a finding.
 """
 
 import io
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,15 +23,12 @@ from prichexy.lake import layout
 from prichexy.lake.commit import Commit, FileFacts
 from prichexy.lake.dicom_files import digest_of_all
 from prichexy.lake.identifiers import IdentifierScan
+from prichexy.lake.images import image_is_sound
 from prichexy.lake.job import Job
 from prichexy.lake.lease import is_lease
 from prichexy.lake.shards import QUARANTINE, digest, stamped
 from prichexy.lake.snapshots import jobs_of, path_of, read_manifest, shards_of
 from prichexy.lake.storage import Store
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_CHUNKS = {b"IHDR", b"sBIT", b"IDAT", b"IEND"}
-"""What our encoder writes; any other chunk (text, time, EXIF, colour profile) could carry an identifier."""
 
 VOCABULARIES = {"view": set(VIEWS), "laterality": set(LATERALITIES)}
 """The only words that these columns may hold."""
@@ -196,7 +191,7 @@ def _check_shard(store: Store, job: Job, commit: Commit, scan: IdentifierScan) -
             problems.append(f"shard {commit.name}: values of {column} that are not published")
     if {name for named in data["findings"].to_pylist() for name in named or ()} - set(FINDINGS):
         problems.append(f"shard {commit.name}: findings that are none of the 14")
-    bad_images = sum(not ok for ok in map(_image_is_sound, _rows(data)))
+    bad_images = sum(not image_is_sound(row, job.encoding) for row in _rows(data))
     if bad_images:
         problems.append(f"shard {commit.name}: {bad_images} images are damaged or carry more than pixels")
     outside = [row for row in quarantine["row_id"].to_pylist() if not commit.row_start <= row < commit.row_stop]
@@ -267,38 +262,6 @@ def _read_table(
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     for batch in table.select(["image_id", "image", "width", "height", "bit_depth"]).to_batches(max_chunksize=16):
         yield from batch.to_pylist()
-
-
-def _image_is_sound(row: dict[str, Any]) -> bool:
-    """Whether a PNG has right checksums, the stated size and depth, nothing but pixels, and a neutral name."""
-    try:
-        return row["image"]["path"] == f"{row['image_id']}.png" and _png_is_sound(
-            row["image"]["bytes"], row["width"], row["height"], 8 if row["bit_depth"] == 8 else 16
-        )
-    except (TypeError, KeyError, struct.error, zlib.error):
-        return False
-
-
-def _png_is_sound(png: bytes, width: int, height: int, depth: int) -> bool:
-    if not png.startswith(PNG_SIGNATURE):
-        return False
-    position, kind, compressed, header = len(PNG_SIGNATURE), b"", [], None
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", png, position)
-        body = png[position + 8 : position + 8 + length]
-        (stored,) = struct.unpack_from(">I", png, position + 8 + length)
-        if kind not in PNG_CHUNKS or zlib.crc32(kind + body) != stored:
-            return False
-        if kind == b"IHDR":
-            header = struct.unpack(">IIBBBBB", body)
-        elif kind == b"IDAT":
-            compressed.append(body)
-        position += 12 + length
-    size = height * (1 + width * depth // 8)
-    inflate = zlib.decompressobj()
-    pixels = inflate.decompress(b"".join(compressed), size + 1)
-    sound = len(pixels) == size and inflate.eof and not inflate.unused_data
-    return sound and position == len(png) and header == (width, height, depth, 0, 0, 0, 0)
 
 
 def _foreign_files(store: Store, others: list[str]) -> list[str]:

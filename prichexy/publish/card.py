@@ -9,7 +9,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from prichexy.findings import FINDINGS
-from prichexy.publish.facts import COLUMN_MEANINGS, Facts
+from prichexy.publish.facts import Facts
 from prichexy.publish.limits import limits
 from prichexy.publish.source import SHA256SUMS, SPLITS
 
@@ -84,7 +84,8 @@ def _body(facts: Facts) -> str:
         config=facts.config,
         publication=facts.publication,
         census=facts.census,
-        meanings=COLUMN_MEANINGS,
+        meanings=facts.meanings,
+        jpeg_xl=facts.publication.encoding == "jpeg-xl",
         all_live=len(facts.publication.data_patterns) == 1 and "*" in facts.publication.data_patterns[0],
         checksums=SHA256SUMS,
         limits=limits,

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from prichexy.errors import PrichexyError, UsageError
 from prichexy.lake.shards import digest
-from prichexy.publish.facts import COLUMN_MEANINGS, Facts
-from prichexy.publish.source import SPLITS, Publication
+from prichexy.publish.facts import Facts
+from prichexy.publish.source import SPLITS
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 PARQUET = "application/x-parquet"
@@ -55,7 +55,7 @@ def croissant(facts: Facts, splits: bytes | None) -> str:
             data_collection=facts.config.origin,
             personal_sensitive_information=[_sensitive(facts)],
             data_limitations=[_limitations(facts)],
-            distribution=_distribution(mlc, context, facts.publication, splits),
+            distribution=_distribution(mlc, context, facts, splits),
             record_sets=_record_sets(mlc, context, facts),
         )
         text = json.dumps(metadata.to_json(), indent=2, ensure_ascii=False, default=str) + "\n"
@@ -79,14 +79,17 @@ def validate(text: str | bytes) -> list[str]:
         return sorted(str(warning) for warning in metadata.issues.warnings)
 
 
-def _distribution(mlc: Any, context: Any, publication: Publication, splits: bytes | None) -> list[Any]:
+def _distribution(mlc: Any, context: Any, facts: Facts, splits: bytes | None) -> list[Any]:
+    publication = facts.publication
+    # Readers take images for PNG or JPEG unless told; the file's own format comes first, by which they open it.
+    held = [] if publication.encoding == "png" else [facts.encoding.media_type]
     shards = mlc.FileSet(
         ctx=context,
         id=SHARDS,
         name=SHARDS,
         description="The Parquet files that hold the images; their hashes stand in the manifest.",
         includes=publication.data_patterns,
-        encoding_formats=[PARQUET],
+        encoding_formats=[PARQUET, *held],
     )
     manifest = mlc.FileObject(
         ctx=context,
@@ -126,6 +129,7 @@ def _record_sets(mlc: Any, context: Any, facts: Facts) -> list[Any]:
                 context,
                 "images",
                 column,
+                facts.meanings[column.name],
                 mlc.Source(ctx=context, file_set=SHARDS, **_extract(mlc, context, column)),
             )
             for column in facts.schema
@@ -139,6 +143,7 @@ def _record_sets(mlc: Any, context: Any, facts: Facts) -> list[Any]:
             context,
             "splits",
             column,
+            facts.meanings.get(column.name, "train, validation or test."),
             mlc.Source(ctx=context, file_object=SPLIT_FILE, **_extract(mlc, context, column)),
         )
         for column in facts.splits.table.schema
@@ -152,7 +157,7 @@ def _record_sets(mlc: Any, context: Any, facts: Facts) -> list[Any]:
     return [images, splits]
 
 
-def _field(mlc: Any, context: Any, record_set: str, column: pa.Field, source: Any) -> Any:
+def _field(mlc: Any, context: Any, record_set: str, column: pa.Field, meaning: str, source: Any) -> Any:
     types = {
         pa.int8(): mlc.DataType.INT8,
         pa.int32(): mlc.DataType.INT32,
@@ -164,7 +169,7 @@ def _field(mlc: Any, context: Any, record_set: str, column: pa.Field, source: An
         ctx=context,
         id=f"{record_set}/{column.name}",
         name=column.name,
-        description=COLUMN_MEANINGS.get(column.name, "train, validation or test."),
+        description=meaning,
         data_types=[kind],
         is_array=is_list or None,
         array_shape="-1" if is_list else None,

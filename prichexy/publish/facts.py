@@ -6,6 +6,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from prichexy.config.publication import PublishConfig
+from prichexy.imaging import ENCODINGS, Encoding
 from prichexy.lake.shards import PUBLISHED
 from prichexy.provenance import code_version
 from prichexy.publish.counting import Census
@@ -36,7 +37,13 @@ COLUMN_MEANINGS = {
     "manufacturer_model": "Of the device.",
     "dicom": "Path of the row's de-identified DICOM file; null where the source was none.",
 }
-"""A sentence for each column that shards may have."""
+"""A sentence for each column that shards may have, of which images are PNG."""
+
+JPEG_XL_MEANINGS = {
+    "image": "The radiograph as a lossless JPEG XL, in a struct of bytes and path.",
+    "bit_depth": "Significant bits of a pixel, which the image names as well; some readers scale more than 8 to 16.",
+}
+"""The same where images are JPEG XL."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,16 @@ class Facts:
     def schema(self) -> pa.Schema:
         """Columns of the shards."""
         return self.publication.schema
+
+    @property
+    def encoding(self) -> Encoding:
+        """Of the images."""
+        return ENCODINGS[self.publication.encoding]
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What each column means."""
+        return {**COLUMN_MEANINGS, **(JPEG_XL_MEANINGS if self.publication.encoding == "jpeg-xl" else {})}
 
     @property
     def citation(self) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from prichexy.imaging import decode_published
 from prichexy.pages import templates_in
 from prichexy.publish import figures
 from prichexy.publish.facts import Facts
@@ -81,9 +82,9 @@ def examples(facts: Facts) -> list[Example]:
     return shown
 
 
-def _eight_bits(png: bytes) -> Image.Image:
-    """A published PNG as 8-bit grey of at most `LONGEST_SIDE`; 16-bit ones span the full range."""
-    grey = np.asarray(Image.open(io.BytesIO(png)))
-    small = Image.fromarray((grey >> 8).astype(np.uint8) if grey.dtype != np.uint8 else grey)
+def _eight_bits(image: bytes) -> Image.Image:
+    """A published image as 8-bit grey of at most `LONGEST_SIDE`."""
+    radiograph = decode_published(image)
+    small = Image.fromarray((radiograph.pixels >> (radiograph.bit_depth - 8)).astype(np.uint8))
     small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BILINEAR)
     return small

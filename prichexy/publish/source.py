@@ -76,6 +76,7 @@ class Publication:
         quarantined: files set aside, by reason.
         text_covered: published images in which text was covered.
         schema: columns of the data files.
+        encoding: of their images, a key of `prichexy.imaging.ENCODINGS`.
     """
 
     store: Store
@@ -89,6 +90,7 @@ class Publication:
     quarantined: dict[str, int]
     text_covered: int
     schema: pa.Schema
+    encoding: str
 
     @property
     def images(self) -> int:
@@ -142,7 +144,7 @@ class Publication:
                 yield from pool.map(lambda file: self._kept(lambda: columns_of(self.store, file.path, columns)), some)
 
     def image(self, file: FileFacts, row: int) -> bytes:
-        """The PNG of one row of a data file.
+        """The image of one row of a data file, as it was encoded.
 
         Raises:
             StorageFault: the file can't be read.
@@ -195,6 +197,7 @@ def read_publication(store: Store) -> Publication:
         quarantined={str(reason): int(count) for reason, count in manifest["quarantined"].items()},
         text_covered=int(manifest["counts"]["text_covered"]),
         schema=jobs[-1].schema,
+        encoding=jobs[-1].encoding,  # which all have in common
     )
     if not publication.images:
         raise PrichexyError(f"{store.uri} holds no published image: there is nothing to describe")

@@ -70,6 +70,7 @@ OPTIONS = {"defaults": ProfileOptions(pixels_cleaned=True), "all": ALL_KEPT, "no
             "file:/x",
             "ward3/roe/17",
             "roe_jane.png",
+            "roe_jane.jxl",
             "0001.dcm",
         ],
         "e-mail": ["roe@example.org", "a.b+c@x.co.uk"],
@@ -86,6 +87,7 @@ def test_each_kind_of_identifier_is_found_in_text(kind: str, texts: list[str]) -
     [
         KEYS.patient_id("", "1"),
         f"{KEYS.image_id('x')}.png",
+        f"{KEYS.image_id('x')}.jxl",
         f"{KEYS.image_id('x')}.dcm",
         KEYS.uid("1.2.3"),
         "prichexy-net/3",

@@ -12,7 +12,8 @@ from pydicom.uid import UID
 
 from prichexy.errors import Quarantined
 from prichexy.imaging import decode
-from prichexy.imaging.codestreams import jpeg2000_frame, jpeg_frame, jpegxl_size
+from prichexy.imaging.codestreams import jpeg2000_frame, jpeg_frame
+from prichexy.imaging.jpegxl import jpegxl_size
 from tests.imaging.dx import CODECS, compressed, dx_file, picture
 
 IDENTITY = {"WindowCenter": 2048, "WindowWidth": 4096}

@@ -1,6 +1,7 @@
 """Identifiers that made their way into a publication are found when it is verified; clean ones have no problem."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prichexy.cohort.phantom.cohort import PhantomStudy, render
 from prichexy.deid import ProfileOptions, deidentify, dicom_bytes
 from prichexy.deid.scan import Canaries
 from prichexy.errors import PrichexyError
-from prichexy.imaging import encode_png
+from prichexy.imaging import ENCODINGS
 from prichexy.lake.commit import Commit, FileFacts, commit_shard
 from prichexy.lake.dicom_files import write_dicom
 from prichexy.lake.identifiers import IdentifierScan
@@ -52,11 +53,13 @@ def published(
     row: dict[int, dict[str, Any]] | None = None,
     pixels: dict[int, NDArray[Any]] | None = None,
     dicom: dict[int, bytes] | None = None,
+    encoding: str = "png",
 ) -> Store:
     """A finished publication of 8 rows in 2 shards; some rows' columns, pixels or DICOM files are other than usual."""
     store = Store(str(root))
     job = Job(8, ROWS_PER_SHARD, "native", 4, {}, "s", "c", "k", MODEL, False, deid=DEID, columns=COLUMNS)
-    job = Job(**{**job.__dict__, "transfer_syntax": "uncompressed"})
+    job = replace(job, transfer_syntax="uncompressed", encoding=encoding)
+    written = ENCODINGS[encoding]
     claim(store, job)
     extra = [
         pa.field("dicom_sha256", pa.string()),
@@ -77,7 +80,7 @@ def published(
                     {
                         "row_id": number,
                         "image_id": name,
-                        "image": {"bytes": encode_png(image, 8), "path": f"{name}.png"},
+                        "image": {"bytes": written.encode(image, 8), "path": f"{name}{written.suffix}"},
                         "width": image.shape[1],
                         "height": image.shape[0],
                         "bit_depth": 8,
@@ -100,8 +103,9 @@ def checked(store: Store, canaries: Canaries | None = None, images: int = 0) -> 
     return verify(store, canaries=canaries, images=images)
 
 
-def test_a_clean_publication_has_no_problems(tmp_path: Path) -> None:
-    report = checked(published(tmp_path / "out"), Canaries(["Roe^Jane", "19610312", "4711087"]))
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_clean_publication_has_no_problems(encoding: str, tmp_path: Path) -> None:
+    report = checked(published(tmp_path / "out", encoding=encoding), Canaries(["Roe^Jane", "19610312", "4711087"]))
     assert report.problems == []
     assert (report.published, report.dicom_files, report.canaries, report.images_looked_at) == (6, 6, 3, 0)
 
@@ -137,12 +141,13 @@ def test_every_dicom_file_is_checked_against_the_jobs_own_options(tmp_path: Path
     assert "Jane" not in str(problems)
 
 
-def test_canaries_are_found_wherever_they_lie(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_canaries_are_found_wherever_they_lie(encoding: str, tmp_path: Path) -> None:
     canaries = Canaries(["Roe and Jane", "Room Twelve", "cut short", "Isar Imaging"])
     image = PIXELS.copy()
     image[10, 3:15] = np.frombuffer(b"ROE AND JANE", np.uint8)
     dicom = {1: file_of({"StationName": "Room Twelve"})}
-    store = published(tmp_path / "out", {6: {"message": "cut short"}}, {0: image}, dicom)
+    store = published(tmp_path / "out", {6: {"message": "cut short"}}, {0: image}, dicom, encoding)
     problems = checked(store, canaries).problems
     header = f"the header of dicom/0001-000000/{image_id(1)}.dcm holds 2 of the canaries"
     assert header in problems
@@ -164,14 +169,15 @@ def test_canaries_are_found_in_what_no_shard_names(tmp_path: Path) -> None:
     assert "_snapshots/0001/_job.json holds 1 of the canaries" in checked(store, model).problems
 
 
-def test_text_in_sampled_images_is_a_problem_that_names_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_text_in_sampled_images_is_a_problem_that_names_them(encoding: str, tmp_path: Path) -> None:
     pytest.importorskip("rapidocr", reason="finding burned-in text needs rapidocr's weights")
     plain = render(PhantomStudy(11, 1, 0, (512, 512), "P00001", (), "PA", "F", 50), 8)
     image = plain.copy()
     letters, _ = glyphs("OKAFOR^Maria 123456", 36, "DejaVuSans-Bold", 1)
     image[430 : 430 + letters.shape[0], 20 : 20 + letters.shape[1]][letters > 127] = 255
     cv2.setNumThreads(1)
-    store = published(tmp_path / "out", pixels={1: image, 4: plain})
+    store = published(tmp_path / "out", pixels={1: image, 4: plain}, encoding=encoding)
     report = checked(store, images=99)
     assert report.problems == [f"shard 0001-000000: 1 of 3 sampled images seem to show text: {image_id(1)}"]
     assert report.images_looked_at == 6

@@ -119,7 +119,14 @@ def test_files_that_no_snapshot_has_are_found_beside_one_that_is_being_made(stor
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("key_id", "other"), ("resolution", "256"), ("columns", ["modality"]), ("source", "other")]
+    ("name", "value"),
+    [
+        ("key_id", "other"),
+        ("resolution", "256"),
+        ("encoding", "jpeg-xl"),
+        ("columns", ["modality"]),
+        ("source", "other"),
+    ],
 )
 def test_a_snapshot_of_another_kind_is_refused(store: Store, name: str, value: object) -> None:
     other = replace(job(4, 4), snapshot=2, catalog="next", **{name: value})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prichexy.imaging.encode import encode_png
+from prichexy.imaging import decode_published, encode_jpegxl, encode_png
 from prichexy.lake.commit import commit_shard
 from prichexy.lake.job import Job, claim
 from prichexy.lake.shards import UNAUDITED
@@ -71,6 +71,13 @@ def row(number: int, side: int) -> dict[str, Any]:
     }
 
 
+def as_jpegxl(image: dict[str, Any]) -> dict[str, Any]:
+    """A row's image with the same pixels as JPEG XL."""
+    radiograph = decode_published(image["bytes"])
+    name = str(image["path"]).replace(".png", ".jxl")
+    return {"bytes": encode_jpegxl(radiograph.pixels, radiograph.bit_depth), "path": name}
+
+
 def rows(the_job: Job, start: int, stop: int, bad: tuple[int, ...] = (), side: int = 64) -> pa.Table:
     """The rows of a shard, as the job's last stage hands them over."""
     made: list[dict[str, Any]] = []
@@ -81,6 +88,8 @@ def rows(the_job: Job, start: int, stop: int, bad: tuple[int, ...] = (), side: i
             )
         else:
             made.append({**row(number, side), "covered": number % 3 == 0})
+            if the_job.encoding == "jpeg-xl":
+                made[-1]["image"] = as_jpegxl(made[-1]["image"])
         made[-1] |= {"row_id": number, "model_version": f"{the_job.model['name']}/{the_job.model['version']}"}
     facts = [pa.field("row_id", pa.int64()), *(pa.field(text, pa.string()) for text in ("stage", "reason", "message"))]
     schema = pa.schema([*the_job.schema, *facts, pa.field("covered", pa.bool_())])

@@ -113,6 +113,53 @@ def test_counting_on_s3_reads_no_image(bucket: s3fs.S3FileSystem, monkeypatch: p
     assert 0 < taken < size / 20
 
 
+@pytest.fixture(scope="module")
+def jpeg_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same publication in JPEG XL."""
+    root = tmp_path_factory.mktemp("jpeg-xl") / "out"
+    store = published(root, job(96, 32, encoding="jpeg-xl"))
+    publish(load(PublishConfig, destination=store.uri, splits=True, **STATED))
+    return root
+
+
+def test_datasets_streams_jpeg_xl_once_pillow_knows_it(jpeg_xl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pillow_jxl", reason="pillow-jxl-plugin is not installed: pip install pillow-jxl-plugin")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    seen = {row["image_id"]: row["image"] for row in Place(str(jpeg_xl)).by_datasets()}
+    assert sorted(seen) == sorted(image_id(row) for row in range(96))
+    assert np.array_equal(np.asarray(seen[image_id(0)]), decoded(png(0, 64)))
+    twelve = np.asarray(seen[image_id(8)])
+    assert np.array_equal(twelve >> 4, decoded(png(8, 64, 12)) >> 4)
+    assert np.abs(twelve.astype(int) - decoded(png(8, 64, 12))).max() <= 1  # full range, rounded otherwise
+
+
+def test_the_bytes_of_jpeg_xl_are_the_levels_of_the_png(folder: Path, jpeg_xl: Path) -> None:
+    import imagecodecs
+
+    read = "select image_id, image.bytes, bit_depth from SHARDS"
+    expected = {name: (decoded(image), depth) for name, image, depth in Place(str(folder)).by_duckdb(read)}
+    seen = Place(str(jpeg_xl)).by_duckdb(read)
+    assert {depth for _, _, depth in seen} == {8, 12}
+    assert len(seen) == len(expected) == 96
+    for name, image, depth in seen:
+        pixels, same_depth = expected[name]
+        assert depth == same_depth
+        assert np.array_equal(imagecodecs.jpegxl_decode(image), pixels >> (4 if depth == 12 else 0))
+
+
+@pytest.mark.parametrize("library", ["datasets", "pyarrow", "duckdb", "polars", "imagecodecs", "torch"])
+def test_the_lines_of_a_card_of_jpeg_xl_run(jpeg_xl: Path, tmp_path: Path, library: str) -> None:
+    if library in ("datasets", "torch"):
+        pytest.importorskip("pillow_jxl", reason="pillow-jxl-plugin is not installed: pip install pillow-jxl-plugin")
+    output = printed(card_block(jpeg_xl, library), jpeg_xl, tmp_path)
+    expected = {"datasets": r"[0-9a-f]{32} \(64, 64\)", "pyarrow": r"^96$", "imagecodecs": r"\(64, 64\) (8|12)$"}
+    if library == "torch":
+        first, second = losses(output)
+        assert second < first < 1.5
+    else:
+        assert re.search(expected.get(library, r"PA\W+47"), output, re.MULTILINE), output
+
+
 @pytest.mark.parametrize("library", ["datasets", "pyarrow", "duckdb", "polars"])
 def test_the_cards_own_lines_run(folder: Path, tmp_path: Path, library: str) -> None:
     expected = {"datasets": r"[0-9a-f]{32} \(64, 64\)", "pyarrow": r"^96$", "duckdb": r"PA\W+47", "polars": r"PA\W+47"}

@@ -256,6 +256,44 @@ def test_croissant_is_valid_and_leads_to_the_images(store: Store) -> None:
     assert metadata["conformsTo"] == "http://mlcommons.org/croissant/1.1"
 
 
+def test_documents_say_that_images_are_jpeg_xl_and_show_them_all_the_same(tmp_path: Path) -> None:
+    pictures, store = {}, Store("")
+    for encoding in ("png", "jpeg-xl"):
+        store = published(tmp_path / encoding, job(encoding=encoding))
+        publish(described(store, show=[image_id(8), image_id(0)]))
+        pictures[encoding] = re.findall(r'src="(data:image/png;base64,[^"]+)"', read(store, "index.html"))
+        is_png = encoding == "png"
+        card = read(store, "README.md")
+        assert (
+            "PNG" in card,
+            "JPEG XL" in card,
+            "pillow-jxl-plugin" in card,
+            "import pillow_jxl" in card,
+            "imagecodecs" in card,
+        ) == (is_png, *[not is_png] * 4)
+        metadata = json.loads(store.read("croissant.json"))
+        held = metadata["distribution"][0]["encodingFormat"]
+        assert held == ("application/x-parquet" if is_png else ["application/x-parquet", "image/jxl"])
+        fields = {field["name"]: field["description"] for field in metadata["recordSet"][0]["field"]}
+        assert f"lossless {'PNG' if is_png else 'JPEG XL'}" in fields["image"]
+        assert ("PNG" in fields["bit_depth"]) == is_png
+    assert len(pictures["png"]) == 2
+    assert pictures["jpeg-xl"] == pictures["png"]
+    assert validate(store.read("croissant.json")) == []
+
+
+def test_croissant_leads_to_jpeg_xl_images(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_jxl", reason="pillow-jxl-plugin is not installed: pip install pillow-jxl-plugin")
+    store = published(tmp_path / "out", job(encoding="jpeg-xl"))
+    publish(described(store))
+    for row in mlcroissant.Dataset(f"{store.root}/croissant.json").records("images"):
+        number = next(number for number in range(40) if image_id(number) == row["images/image_id"].decode())
+        if number in (0, 8):
+            expected = np.asarray(Image.open(io.BytesIO(png(number, 64, 12 if number == 8 else 8))))
+            seen = np.asarray(row["images/image"])
+            assert np.array_equal(seen >> 4, expected >> 4) if number == 8 else np.array_equal(seen, expected)
+
+
 def test_the_page_loads_nothing_and_shows_only_named_images(store: Store) -> None:
     publish(described(store))
     assert "<img" not in read(store, "index.html")

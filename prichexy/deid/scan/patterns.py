@@ -30,7 +30,7 @@ OUR_UID = re.compile(r"2\.25\.[1-9]\d{28,38}", re.ASCII)
 """A UID from 128 bits (PS3.5 B.2). One in 10**10 of them is shorter; a number of a patient or a date is, always."""
 
 _OURS = re.compile(
-    rf"(?<![0-9A-Za-z]){PSEUDONYM.pattern}(\.(png|dcm))?(?![0-9A-Za-z])"
+    rf"(?<![0-9A-Za-z]){PSEUDONYM.pattern}(\.(png|jxl|dcm))?(?![0-9A-Za-z])"
     rf"|(?<![\d.]){OUR_UID.pattern}(?![\d.])"
     r"|\b(?:models:/|model )[\w.-]{1,128}[/@][\w-]{1,64}"  # of the registry, also in derivation descriptions
     r"|http://removed\.invalid",  # the dummy of a URL
@@ -79,7 +79,7 @@ _PATH = re.compile(
     r"\b[A-Za-z][A-Za-z0-9+]{1,20}://?\w|\bfile:/"
     r"|(?<![\w:/.])~?(?:/[\w.+@ -]{1,255}){2}|(?<!\w)[A-Za-z]:\\|\\\\\w"
     r"|(?<![\w/])[\w.-]{2,64}(?:/[\w.-]{2,64}){2}"
-    r"|[\w-]\.(?i:dcm|dicom|ima|png|jpe?g|tiff?|nii|gz|zip|csv|json|parquet|xlsx?|pdf|txt)\b"
+    r"|[\w-]\.(?i:dcm|dicom|ima|png|jxl|jpe?g|tiff?|nii|gz|zip|csv|json|parquet|xlsx?|pdf|txt)\b"
 )
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _PHONE = re.compile(
@@ -93,7 +93,7 @@ _PHONE = re.compile(
 def text_identifiers(text: str) -> frozenset[str]:
     """The kinds of identifier that a text seems to hold; see the module for what is flagged wrongly or not at all.
 
-    Pseudonyms (32 hexadecimal digits, also as names of PNG and DICOM files), our own UIDs, UIDs of the standard and
+    Pseudonyms (32 hexadecimal digits, also as names of images and DICOM files), our own UIDs, UIDs of the standard and
     models of the registry count as nothing.
 
     Args:
