@@ -1,9 +1,12 @@
-"""A generator made ready to obfuscate by torch: folded, frozen, on its device, in its precision."""
+"""A generator made ready to obfuscate by torch: folded, frozen, on its device, in its precision.
+
+Jobs use it on CPUs; on NVIDIA's GPUs `prichexy.obfuscation.cuda` is the engine that they use.
+"""
 
 import torch
 from torch import Tensor, nn
 
-from prichexy.networks.inference import fold_batch_norm
+from prichexy.networks.inference import exact_convolutions, fold_batch_norm
 from prichexy.obfuscation.settings import Precision
 
 
@@ -35,9 +38,6 @@ class FrozenNetwork:
         inputs = images_NCHW.to(self.device, self._dtype).contiguous(memory_format=torch.channels_last)
         if self.device.type == "cpu" and len(inputs) > 1:
             return torch.cat([self.network(image_1CHW).float().contiguous() for image_1CHW in torch.split(inputs, 1)])
-        # On a GPU, convolutions of float32 tensors round to TF32 unless told not to; what is recorded and audited as
-        # float32 must be float32, and the same image must give the same result again.
-        exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with exact:
+        with exact_convolutions():
             outputs: Tensor = self.network(inputs)
         return outputs.float().contiguous()
