@@ -1,0 +1,1 @@
+"""What NVIDIA GPUs need beside the network: fixed batches, captured work, copies that overlap it."""
