@@ -1,4 +1,4 @@
-"""What computes a network: torch on any device, or OpenVINO on a CPU, behind one protocol.
+"""What computes a network: torch on any device (on NVIDIA's GPUs captured), or OpenVINO on a CPU, behind one protocol.
 
 Shape suffixes: N batch, C channel, H height, W width.
 """
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prichexy.errors import UsageError
+from prichexy.obfuscation.cuda.network import CudaNetwork
 from prichexy.obfuscation.frozen_network import FrozenNetwork
 from prichexy.obfuscation.settings import ObfuscationSettings
 
@@ -44,9 +45,12 @@ def frozen(network: nn.Module, settings: ObfuscationSettings, device: torch.devi
     """
     if settings.precision is None:
         raise ValueError(f"a '{settings.kind}' has no network")
+    kind = torch.device(device).type
     if settings.engine != "openvino":
+        if kind == "cuda":
+            return CudaNetwork(network, settings.precision, settings.image_size, device)
         return FrozenNetwork(network, settings.precision, device)
-    if torch.device(device).type != "cpu":
+    if kind != "cpu":
         raise UsageError(
             "engine: openvino runs on CPUs only: hide the GPUs from the workers, or audit and use the model on torch"
         )

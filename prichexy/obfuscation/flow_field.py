@@ -3,15 +3,27 @@
 Shape suffixes: N batch, 1 the grey channel, 2 the axes (x, y), H height, W width.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from prichexy.imaging.radiograph import Pixels
 from prichexy.networks import deformation
+from prichexy.networks.inference import exact_convolutions
+from prichexy.obfuscation.cuda.levels import LevelBatches
+from prichexy.obfuscation.cuda.native_warp import NativeWarp
+from prichexy.obfuscation.cuda.network import CudaNetwork
 from prichexy.obfuscation.engines import frozen
+from prichexy.obfuscation.grey_warp import warp_grey_levels
 from prichexy.obfuscation.protocol import check_batch, checked_natives
 from prichexy.obfuscation.settings import ObfuscationSettings
+
+NATIVE_ON_GPU = True
+"""Whether a GPU that predicts a field also deforms the native image. Not measured yet: a generator actor has one core,
+and 21 ms of it for 2500 x 3000 pixels (`warp_grey_levels`) would hold its GPU to 48 images a second, whatever that can.
+`tests/bench/gpu_network.py` measures both."""
 
 
 class FlowField:
@@ -43,8 +55,25 @@ class FlowField:
 
         Seeds are ignored.
         """
-        with torch.no_grad():
-            return deformation.displacement(self._generator(images_N1HW), self._mu, self._operator)
+        return self._displacement(self._generator(images_N1HW))
+
+    @cached_property
+    def levels(self) -> LevelBatches | None:
+        """Grey levels in, deformed ones out, at the network's resolution: on an NVIDIA GPU, where images cross to it
+        and back as such; None elsewhere.
+        """
+        if not isinstance(self._generator, CudaNetwork):
+            return None
+        return self._generator.on_levels(self._deform_soundly)
+
+    @cached_property
+    def native_levels(self) -> Callable[[Pixels, Tensor, int], Pixels]:
+        """Deforms grey levels of any size and of a bit depth by a displacement that lies on this device: on the GPU, if
+        it is one and cheaper (`NATIVE_ON_GPU`), else on the CPU.
+        """
+        if isinstance(self._generator, CudaNetwork) and NATIVE_ON_GPU:
+            return NativeWarp(self._generator.queues)
+        return lambda pixels_HW, displacement_2hw, _: warp_grey_levels(pixels_HW, displacement_2hw.cpu())
 
     def __call__(self, images_N1HW: Tensor, seeds_N: Tensor) -> Tensor:
         """Deformed images at the network's resolution; seeds are ignored."""
@@ -57,6 +86,18 @@ class FlowField:
         displacements = torch.split(self.displacement(thumbnails_N1HW), 1)
         paired = zip(checked_natives(natives, len(thumbnails_N1HW)), displacements, strict=False)
         return (self._deform(native[None], displacement_12HW)[0] for native, displacement_12HW in paired)
+
+    @torch.no_grad()
+    def _displacement(self, flow_N2HW: Tensor) -> Tensor:
+        with exact_convolutions():  # the published operator's smoothing is one
+            return deformation.displacement(flow_N2HW, self._mu, self._operator)
+
+    def _deform_soundly(self, images_N1HW: Tensor, flow_N2HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Deformed images, and for each whether field and image are numbers."""
+        displacement_N2HW = self._displacement(flow_N2HW)
+        deformed_N1HW = self._deform(images_N1HW, displacement_N2HW)
+        finite = [part.isfinite().flatten(1).all(dim=1) for part in (displacement_N2HW, deformed_N1HW)]
+        return deformed_N1HW, finite[0] & finite[1]
 
     @torch.no_grad()
     def _deform(self, images_N1HW: Tensor, displacement_N2HW: Tensor) -> Tensor:
