@@ -153,7 +153,7 @@ class CudaNetwork:
         units_N1SS = self.queues.device_memory((batch, 1, side, side), torch.float32)
         units_N1SS.view(-1).copy_(torch.linspace(0, 1, units_N1SS.numel()))  # zeros would be computed faster
         with self.queues.joined():
-            channels = self.outputs(units_N1SS[:1]).shape[1]
+            channels = self.outputs(units_N1SS).shape[1]
         outputs_NCSS = self.queues.device_memory((batch, channels, side, side), torch.float32)
 
         def work() -> None:

@@ -147,7 +147,7 @@ class CudaQueues:
     def seconds(self, work: Work, times: int) -> float:
         """By the GPU's own clock."""
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._streams["compute"]):
+        with self.joined():
             work()
             first.record()
             for _ in range(times):
@@ -161,7 +161,8 @@ class CudaQueues:
         return torch.cuda.mem_get_info(self.device)[0]
 
     def taken_bytes(self) -> int:
-        """What torch has reserved."""
+        """What torch has reserved, after it gave back what it only keeps for later: graphs that are gone."""
+        torch.cuda.empty_cache()
         return torch.cuda.memory_reserved(self.device)
 
 
