@@ -102,10 +102,13 @@ def test_bfloat16_rounds_weights_once_and_results_are_float32() -> None:
 def test_layers_work_channels_last_from_the_first_on() -> None:
     compute = engine()
     first_layers = [layer for layer in compute.network.modules() if isinstance(layer, nn.Conv2d)]
-    seen = []
+    seen, strides = [], []
+    # By these a GPU's library decides; the CPU's goes by the weights.
+    compute.network.register_forward_pre_hook(lambda _, inputs: strides.append(inputs[0].stride()))
     for layer in first_layers[:2]:
         layer.register_forward_hook(lambda _, __, output: seen.append(output))
     compute.outputs(images(4))
+    assert strides == [(SIDE * SIDE, 1, SIDE, 1)]
     assert len(seen) == 2
     for output in seen:
         assert output.is_contiguous(memory_format=torch.channels_last)
