@@ -154,6 +154,18 @@ def test_kubectl_knows_every_flag_and_the_manifests_every_object() -> None:
     assert verbs == {"apply", "create", "patch", "wait", "exec", "get", "logs", "delete"}
 
 
+def test_the_standing_cluster_is_looked_at_with_the_workers_that_the_job_waits_for() -> None:
+    """Its head has no cores: a check that waits for nothing would see no worker."""
+    (look,) = [line for line in kubectl_commands() if "doctor" in line]
+    (job,) = [job for name, job in of_kind("gpu", "RayJob").items() if name == "anonymize"]
+    waits = [word for word in shlex.split(job["spec"]["entrypoint"]) if word.startswith("ray.wait_")]
+    assert len(waits) == 2
+    assert [word for word in look if word.startswith("ray.wait_")] == waits
+    (job,) = [job for name, job in of_kind("cpu", "RayJob").items() if name == "anonymize"]
+    (wait,) = [word for word in shlex.split(job["spec"]["entrypoint"]) if word.startswith("ray.wait_")]
+    assert f"overlay `cpu`: `{wait}` alone" in README.read_text()
+
+
 def test_the_patches_make_valid_objects_that_run(tmp_path: Path) -> None:
     patches = {(line[1], line[2], line[line.index("--patch") + 1]) for line in kubectl_commands() if line[0] == "patch"}
     assert len(patches) == 4
