@@ -54,13 +54,20 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
         for line in launcher[group]:
             yield f"cluster.yaml/{group}", words(line.split(";")[-1])
     sky = yaml.safe_load((INFRA / "aws" / "sky.yaml").read_text())
-    for line in (sky["setup"] + sky["run"]).splitlines():
-        if not line.startswith("cd "):
-            yield "sky.yaml", words(line)
+    for line in in_the_container(sky["run"])[1]:
+        yield "sky.yaml", words(line)
     for file in (INFRA / "README.md", INFRA / "compose.yaml"):
         text = re.sub(r"\\\n#?\s*", "", file.read_text())
         for line in re.findall(r"exec ray-head\s+(.*)", text):
             yield file.name, words(line)
+
+
+def in_the_container(script: str) -> tuple[list[str], list[str]]:
+    """The words of a script's one `docker run`, and the lines of the shell script that it runs in the container."""
+    (line,) = [line for line in re.sub(r"\\\n\s*", "", script).split("\n", 1) if line.startswith("docker run")]
+    *docker, inner = shlex.split(line)
+    assert docker[-3:] == ["sh", "-e", "-c"]
+    return docker, [command.strip() for command in inner.strip().splitlines()]
 
 
 def dockerfile() -> str:

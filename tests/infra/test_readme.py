@@ -63,6 +63,8 @@ def test_paths_exist_and_programs_take_their_words() -> None:
         parse(ray_cli, line)
         if line[0] == "submit":
             check_job("README.md", line[2:])
+        if line[0] == "exec":
+            check("README.md", words(line[2]))
     for line in starting("python"):
         assert line[0] == "infra/docker/prepare.py"
         assert f'case ["{line[1]}"' in (ROOT / line[0]).read_text()
@@ -87,8 +89,18 @@ def test_images_are_built_from_stages_that_exist_before_they_are_pushed() -> Non
             built[given["--tag"]] = given["--target"]
         elif line[0] == "push":
             assert line[1] in built
-    names = {f"REGISTRY/{image['newName']}:{image['newTag']}" for name in OVERLAYS for image in images(INFRA, name)}
-    assert set(built) == names
+    names = {f"{image['newName']}:{image['newTag']}" for name in OVERLAYS for image in images(INFRA, name)}
+    launcher = yaml.safe_load((INFRA / "aws" / "cluster.yaml").read_text())["docker"]["image"]
+    assert set(built) == {f"REGISTRY/{name}" for name in (*names, launcher)}
+    assert built[f"REGISTRY/{launcher}"] == "launcher"
+
+
+def test_a_job_for_the_launchers_cluster_names_it() -> None:
+    """Unlike `ray job submit`, neither `ray submit` nor `ray exec` tells the program of the cluster."""
+    lines = [line for line in starting("ray") if line[0] in ("submit", "exec")]
+    assert [line[0] for line in lines] == ["exec", "submit"]
+    for line in lines:
+        assert "ray.address=auto" in " ".join(line).split(), line
 
 
 def images(infra: Path, name: str) -> list[dict[str, str]]:
