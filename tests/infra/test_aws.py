@@ -190,8 +190,13 @@ LAKE, PUBLISHED, LINKS = (
         ("destination-writer", "hospital-private/release-1/catalog/a", "Get Put Delete"),
         ("destination-writer", LINKS, "Put Delete"),
         ("destination-writer", LAKE, ""),
-        ("custodian", LINKS, "Get"),
+        ("custodian", LINKS, "Get Put Delete"),
+        ("custodian", PUBLISHED, ""),
         ("custodian", LAKE, ""),
+        ("table-writer", "hospital-private/catalog/a", "Get Put Delete"),
+        ("table-writer", "hospital-private/chestxray14-256/x", "Get Put Delete"),
+        ("table-writer", "hospital-private/release-1/catalog/a", ""),
+        ("table-writer", LAKE, ""),
         ("trainer", "hospital-private/runs/chestxray14/x", "Get Put Delete"),
         ("trainer", "hospital-private/chestxray14-256/x", "Get"),
         ("trainer", "hospital-private/release-1/catalog/a", ""),
@@ -206,6 +211,14 @@ def test_a_role_can_do_its_work_and_no_more(policy: str, key: str, rights: str) 
     bucket, _, path = key.partition("/")
     listed = allows(policy, "s3:ListBucket", f"arn:aws:s3:::{bucket}", path)
     assert listed == ("Get" in rights)  # the job writes links and never lists them
+
+
+def test_whoever_writes_may_also_give_up_what_is_half_sent() -> None:
+    """An object of several parts that breaks off stays, unseen, until it is given up."""
+    for file in POLICIES:
+        for each in json.loads(file.read_text())["Statement"]:
+            if each["Effect"] == "Allow" and "s3:PutObject" in each["Action"]:
+                assert "s3:AbortMultipartUpload" in each["Action"], each["Sid"]
 
 
 def test_private_buckets_deny_what_comes_from_elsewhere() -> None:
