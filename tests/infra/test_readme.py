@@ -18,11 +18,17 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
+from prichexy.config import AnonymizeConfig, TrainConfig, load
+from prichexy.registry import CHAMPION, STAGING
 from tests.infra.built import INFRA, OVERLAYS, ROOT, compose, of_kind, overlay, pods, tool
 from tests.infra.kuberay_schema import schema_of
-from tests.infra.test_entrypoints import check, check_job, dockerfile, parse, words
+from tests.infra.test_aws import allows
+from tests.infra.test_entrypoints import JOBS, check, check_job, dockerfile, parse, words
 
 README = INFRA / "README.md"
+MODELS = ("audit", "promote", "anonymize")
+"""Jobs that take a model."""
+
 KNOWN = {
     *("docker compose", "docker build", "docker push", "kubectl", "helm", "prichexy", "mlflow", "ray", "python"),
     *("python3", ".venv/bin/pip", ".", "sed", "grep", "aws", "sky"),
@@ -180,7 +186,7 @@ def test_the_standing_cluster_is_looked_at_with_the_workers_that_the_job_waits_f
 
 def test_the_patches_make_valid_objects_that_run(tmp_path: Path) -> None:
     patches = {(line[1], line[2], line[line.index("--patch") + 1]) for line in kubectl_commands() if line[0] == "patch"}
-    assert len(patches) == 4
+    assert len(patches) == 7
     for what, name, patch in patches:
         (item,) = [each for each in overlay("gpu") if (each["kind"].lower(), each["metadata"]["name"]) == (what, name)]
         (tmp_path / "one.yaml").write_text(yaml.safe_dump(item))
@@ -219,7 +225,7 @@ def test_the_lines_that_adapt_the_files_leave_none_out(tmp_path: Path) -> None:
     shutil.copytree(INFRA, tmp_path / "infra")
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     lines = [command for command in commands() if kind(command) in ("sed", "grep")]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         named = line.replace("MLFLOW", "mlflow.example.org").replace("REGISTRY", "registry.example.org/team")
         subprocess.run(["sh", "-c", named], cwd=tmp_path, check=True)
@@ -233,6 +239,38 @@ def test_the_lines_that_adapt_the_files_leave_none_out(tmp_path: Path) -> None:
         assert named_images == (expected if name != "cpu" else {min(expected, key=len)})
     for file in (tmp_path / "jobs" / "configs").glob("*.yaml"):
         assert "mlflow.internal" not in file.read_text()
+    trial = load(AnonymizeConfig, tmp_path / "jobs" / "configs" / "anonymize.yaml")
+    assert (trial.model, trial.allow_unaudited) == ("models:/prichexy-net/1", True)
+
+
+def test_a_model_goes_from_job_to_job_by_its_alias() -> None:
+    """Without a trial's values, nothing is published with a model that no audit has passed."""
+    configured = {name: load(JOBS[name], ROOT / "jobs" / "configs" / f"{name}.yaml").model_dump() for name in MODELS}
+    assert {name: settings["model"] for name, settings in configured.items()} == {
+        "audit": f"models:/prichexy-net@{STAGING}",
+        "promote": f"models:/prichexy-net@{STAGING}",
+        "anonymize": f"models:/prichexy-net@{CHAMPION}",
+    }
+    assert configured["anonymize"]["allow_unaudited"] is False
+    trials = [command for command in commands() if "exec ray-head" in command and "anonymize.yaml" in command]
+    assert len(trials) == 2
+    for command in trials:
+        assert " model=models:/prichexy-net/1 allow_unaudited=true" in command
+
+
+def test_the_training_table_is_made_where_training_looks_and_the_policies_allow_it() -> None:
+    made = [line[line.index("--") + 1 :] for line in kubectl_commands() if "--" in line]
+    (catalog,) = [line for line in made if line[1] == "catalog"]
+    (prepare,) = [line for line in made if line[1] == "prepare"]
+    assert prepare[2] == catalog[catalog.index("--out") + 1]
+    table = prepare[prepare.index("--out") + 1]
+    assert table == load(TrainConfig, ROOT / "jobs" / "configs" / "train-chestxray14.yaml").table
+    assert {"ray.address=auto", "ray.wait_cpus=4"} <= set(prepare)  # the standing cluster's head has no cores
+    read, written = [catalog[2], catalog[catalog.index("--labels") + 1]], [prepare[2], table]
+    for place, policy, right in [(place, "source-reader", "Get") for place in read] + [
+        (place, "table-writer", right) for place in written for right in ("Get", "Put", "Delete")
+    ]:
+        assert allows(policy, f"s3:{right}Object", f"arn:aws:s3:::{place.removeprefix('s3://')}/a"), place
 
 
 def test_the_operator_is_put_where_the_network_policy_lets_it_in() -> None:
@@ -249,9 +287,6 @@ def test_the_operator_is_put_where_the_network_policy_lets_it_in() -> None:
 
 
 def test_what_the_readme_asks_to_add_for_another_s3_is_a_setting_of_each_job() -> None:
-    from prichexy.config import load
-    from tests.infra.test_entrypoints import JOBS
-
     (added,) = re.findall(r"`(storage: \{.*?\})`", README.read_text().replace("\n   ", ""))
     value = yaml.safe_load(added)["storage"]
     named = [file for file in (ROOT / "jobs" / "configs").glob("*.yaml") if "s3://" in file.read_text()]
