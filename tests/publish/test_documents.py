@@ -224,6 +224,13 @@ def test_small_counts_are_in_no_document(store: Store) -> None:
     text = read(store, "README.md")
     assert re.search(r"\| Nodule, Pneumonia, Hernia, no finding \| withheld \| withheld \|", text)
     assert "Source files set aside instead of published: withheld." in text
+    assert "counts of files, not of patients: fewer than 5 files are withheld here" in text
+    exact = json.loads(store.read(re.findall(r"exactly in the manifest,\s+`([^`]+)`", text)[0]))
+    assert (exact["quarantined"], exact["counts"]["text_covered"]) == ({"Truncated": 2}, 13)
+    for document in (text, read(store, "index.html"), read(store, "croissant.json")):
+        told = " ".join(document.split())
+        assert "Counts of fewer than 5 patients are withheld" in told
+        assert "manifest" in told
     assert ">1</text>" not in read(store, "index.html")
     publish(described(store, small_cell=1))
     assert "| Hernia | 1 | 1 |" in read(store, "README.md")
