@@ -35,13 +35,30 @@ KNOWN = {
 }
 
 
-def commands() -> list[str]:
-    """Indented lines, in their order."""
-    return re.findall(r"^(?: {4}| {8})(\S.*)$", README.read_text(), re.MULTILINE)
+def commands(file: Path | None = None) -> list[str]:
+    """Indented lines of a document, in their order and without comments, whole where one goes on in the next."""
+    text = re.sub(r"^```.*?^```$", "", (file or README).read_text(), flags=re.MULTILINE | re.DOTALL)
+    found: list[str] = []
+    for line in re.findall(r"^(?: {4}| {6}| {8})(\S.*)$", text, re.MULTILINE):
+        if found and goes_on(found[-1]):
+            found[-1] = found[-1].removesuffix("\\") + " " + line
+        else:
+            found.append(line)
+        found[-1] = re.sub(r"\s+# .*", "", found[-1])
+    return found
+
+
+def goes_on(command: str) -> bool:
+    """Whether a shell would read on: behind a backslash, or within quotes."""
+    try:
+        shlex.split(command)
+    except ValueError:
+        return True
+    return False
 
 
 def kind(command: str) -> str:
-    first, *rest = words(command.split(" # ")[0])
+    first, *rest = words(command)
     return f"{first} {rest[0]}" if first == "docker" else first
 
 
