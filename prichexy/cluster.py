@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from ray.autoscaler.sdk import request_resources
 
 from prichexy.config import RayConfig
 from prichexy.errors import PrichexyError, UsageError
+
+FEWEST_CORES = 2
+"""An actor and a task must fit beside each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,28 @@ class Capacity:
 
 @contextmanager
 def connected(config: RayConfig) -> Iterator[Capacity]:
-    """Ray for the time of a job; a Ray that this process runs already is used and left running.
+    """Ray for the time of a job, with the cores and GPUs that the job waits for.
+
+    Raises:
+        UsageError: the named cluster does not answer, or has fewer than two cores.
+        PrichexyError: what is waited for did not come in time.
+    """
+    own = not ray.is_initialized()
+    with attached(config), scaled(config) if own else nullcontext():
+        yield shared_out(*there(), config.actors)
+
+
+@contextmanager
+def attached(config: RayConfig) -> Iterator[None]:
+    """Ray, whatever the cluster has now: nothing is waited for, nor shared out.
+
+    A Ray that this process runs already is used and left running.
 
     Raises:
         UsageError: the named cluster does not answer.
     """
     if ray.is_initialized():
-        yield _capacity(config)
+        yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a privacy tool calls nobody
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's C++ writes its warnings to our stderr
@@ -59,9 +77,10 @@ def connected(config: RayConfig) -> Iterator[Capacity]:
             _check_address(address)
             ray.init(address=address, **quiet)
         else:
+            # Ray lowers its workers' priority; here they do the work, and Ray's own processes took 2 % of it from them.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             cores = config.num_cpus or len(os.sched_getaffinity(0))
-            # Two logical cores at least: an actor and a task must fit beside each other.
-            _start(num_cpus=max(2, cores), include_dashboard=False, **quiet)
+            _start(num_cpus=max(FEWEST_CORES, cores), include_dashboard=False, **quiet)
     except (ConnectionError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
         if not address:
             raise
@@ -70,14 +89,25 @@ def connected(config: RayConfig) -> Iterator[Capacity]:
     # Ray prints a paragraph to our stdout for each worker that dies, among the JSON; it has no public switch for that.
     ray._private.worker._worker_logs_enabled = False
     try:
-        with _scaled(config):
-            yield _capacity(config)
+        yield
     finally:
         ray.shutdown()
 
 
+def there() -> tuple[int, int]:
+    """Cores and GPUs that the cluster has now; a head without workers has none for a job."""
+    total = ray.cluster_resources()
+    return int(total.get("CPU", 0)), int(total.get("GPU", 0))
+
+
+def expected(config: RayConfig) -> tuple[int, int]:
+    """Cores and GPUs that a job would begin with: what is there, or what it would wait for where that is more."""
+    cpus, gpus = there()
+    return max(cpus, config.wait_cpus or 0), max(gpus, config.wait_gpus or 0)
+
+
 @contextmanager
-def _scaled(config: RayConfig) -> Iterator[None]:
+def scaled(config: RayConfig) -> Iterator[None]:
     """The cores and GPUs that are waited for, of a cluster that scales by itself; afterwards they may go again.
 
     The job shares out what is there when it begins, so it must not begin on a head without workers.
@@ -92,7 +122,7 @@ def _scaled(config: RayConfig) -> Iterator[None]:
     request_resources(bundles=[{"GPU": 1, "CPU": 1}] * gpus + [{"CPU": 1}] * max(0, cpus - gpus))
     try:
         deadline = time.monotonic() + config.wait_seconds
-        while not _has(ray.cluster_resources(), cpus, gpus):
+        while not _has(there(), cpus, gpus):
             if time.monotonic() > deadline:
                 raise PrichexyError(
                     f"{cpus} cores and {gpus} GPUs did not come within {config.wait_seconds} s (ray.wait_seconds): "
@@ -104,8 +134,8 @@ def _scaled(config: RayConfig) -> Iterator[None]:
         request_resources(bundles=[])
 
 
-def _has(total: dict[str, float], cpus: int, gpus: int) -> bool:
-    return total.get("CPU", 0) >= cpus and total.get("GPU", 0) >= gpus
+def _has(total: tuple[int, int], cpus: int, gpus: int) -> bool:
+    return total[0] >= cpus and total[1] >= gpus
 
 
 def _start(**settings: Any) -> None:
@@ -128,12 +158,6 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def _capacity(config: RayConfig) -> Capacity:
-    total = ray.cluster_resources()
-    cpus, gpus = int(total.get("CPU", 1)), int(total.get("GPU", 0))
-    return shared_out(cpus, gpus, config.actors)
-
-
 def shared_out(cpus: int, gpus: int, wished: int | None) -> Capacity:
     """How the job shares a cluster out: at least one whole core is left beside the actors, or the tasks that feed them
     would wait for ever.
@@ -144,10 +168,13 @@ def shared_out(cpus: int, gpus: int, wished: int | None) -> Capacity:
         wished: generator actors; one a GPU, or one a core, when None.
 
     Raises:
-        UsageError: there is only one core.
+        UsageError: there are fewer than `FEWEST_CORES`.
     """
-    if cpus < 2:
-        raise UsageError("setting ray.address: the cluster has one core; two are needed")
+    if cpus < FEWEST_CORES:
+        raise UsageError(
+            f"setting ray.wait_cpus: the cluster has {'one core' if cpus else 'no cores'} for the job, and two are "
+            "needed; where it scales by itself, name how many to wait for"
+        )
     if gpus:
         actors = wished or gpus
         actor_cpus = min(1.0, cpus / 2 / actors, (cpus - 1) / actors)

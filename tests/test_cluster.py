@@ -6,7 +6,7 @@ import pytest
 from ray._private.ray_constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
 
-from prichexy.cluster import _scaled, shared_out
+from prichexy.cluster import scaled, shared_out
 from prichexy.config import RayConfig
 from prichexy.errors import PrichexyError, UsageError
 
@@ -22,9 +22,10 @@ def test_a_core_is_always_left_for_the_tasks(cpus: int, gpus: int, wished: int |
     assert capacity.actors == (wished or gpus if gpus else min(wished or cpus, 2 * cpus - 2))
 
 
-def test_one_core_is_too_little() -> None:
-    with pytest.raises(UsageError, match="two are needed"):
-        shared_out(1, 1, None)
+@pytest.mark.parametrize(("cpus", "told"), [(0, "no cores"), (1, "one core")])
+def test_less_than_two_cores_are_too_little(cpus: int, told: str) -> None:
+    with pytest.raises(UsageError, match=rf"^setting ray\.wait_cpus: the cluster has {told} .* two are needed"):
+        shared_out(cpus, 1, None)
 
 
 def asked_for() -> list[dict[str, float]]:
@@ -34,12 +35,12 @@ def asked_for() -> list[dict[str, float]]:
 
 
 def test_a_job_waits_for_what_it_names_and_lets_it_go_afterwards(local_ray: None) -> None:
-    with _scaled(RayConfig(wait_cpus=2)):
+    with scaled(RayConfig(wait_cpus=2)):
         assert asked_for() == [{"CPU": 1}, {"CPU": 1}]
     assert asked_for() == []
     with (
         pytest.raises(PrichexyError, match=r"^2 cores and 1 GPUs did not come within 1 s \(ray\.wait_seconds\)"),
-        _scaled(RayConfig(wait_cpus=2, wait_gpus=1, wait_seconds=1)),
+        scaled(RayConfig(wait_cpus=2, wait_gpus=1, wait_seconds=1)),
     ):
         raise AssertionError("unreachable")
     assert asked_for() == []

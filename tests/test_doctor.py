@@ -235,9 +235,9 @@ def test_nodes_that_differ() -> None:
     alike = {"one": NodeFacts(here, "k", now, ()), "two": NodeFacts(here, "k", now + 1, ())}
     other = {**alike, "two": NodeFacts((here[0], "2.40.0", here[2]), "other", now - 90, ())}
     capacity = shared_out(8, 0, None)
-    assert same_versions(alike, 2, capacity).found == f"{here[1]} on 2 nodes, 8 cores, 8 generator actors"
-    assert "2.40.0" in same_versions(other, 2, capacity).found
-    assert same_versions(alike, 3, capacity).found == "1 of 3 nodes don't answer"
+    assert same_versions(alike, 2, 8, capacity).found == f"{here[1]} on 2 nodes, 8 cores, 8 generator actors"
+    assert "2.40.0" in same_versions(other, 2, 8, capacity).found
+    assert same_versions(alike, 3, 8, capacity).found == "1 of 3 nodes don't answer"
     assert (same_key(alike).state, same_key(other).state) == ("ok", "failed")
     assert (node_clocks(alike, now, now + 2).state, node_clocks(other, now, now + 2).state) == ("ok", "failed")
     assert check_gpus({"one": True, "two": None}).found == "usable on 1 nodes, busy on 1"

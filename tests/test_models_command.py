@@ -85,6 +85,11 @@ def test_recompute_registers_the_same_weights_as_a_version_of_its_own(model: Pat
     assert (code, again["model"], again["precision"]) == (0, "models:/prichexy-net/2", "bfloat16")
     assert "engine" not in again
     assert again["fingerprint"] != made["fingerprint"]
+    listed = json.loads(run("models", "list", "--json")[1])
+    assert [(entry["model"], entry["aliases"]) for entry in listed] == [
+        ("models:/prichexy-net/2", "staging"),
+        ("models:/prichexy-net/1", ""),
+    ]
 
 
 @pytest.mark.parametrize(

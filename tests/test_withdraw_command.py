@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from prichexy.cli import app
 from prichexy.cli.console import exit_codes
+from prichexy.cli.withdraw import NOT_REACHED, withdraw
 from prichexy.cohort.catalog import build_catalog
 from prichexy.config import CatalogConfig
 from prichexy.deid import CustodianKey, LinkRecipient, LinkRow, create_custodian_key
@@ -55,10 +56,27 @@ def test_a_patient_goes_by_pseudonym_and_people_are_told_what_is_left_to_do(stor
     code, text, notes = run("withdraw", store.uri, "--patient-id", patient(0), "--secret-file", str(secret_file))
     assert code == 0
     assert "withdrawn" in text
-    assert "README.md, SHA256SUMS, splits.parquet" in text
+    assert "README.md, SHA256SUMS, index.html, splits.parquet" in text
     assert "run `prichexy publish` again" in notes
     assert "--catalog lists them" in notes
     assert verify(store).problems == []
+
+
+def test_where_else_a_patient_may_be_is_told_at_the_end_in_the_help_and_in_the_readme(
+    store: Store, secret_file: Path, link: list[str]
+) -> None:
+    _, _, notes = run("withdraw", store.uri, "--patient-id", patient(0), "--secret-file", str(secret_file))
+    lines = notes.splitlines()
+    assert [line for line in lines if line.startswith("- ")] == [f"- {at}: {mend}" for at, mend in NOT_REACHED.items()]
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (paragraph,) = [part for part in readme.split("\n\n") if part.startswith("`prichexy withdraw` takes")]
+    for text in (notes, withdraw.__doc__ or "", paragraph):
+        told = " ".join(text.split())
+        places = "catalogs, training tables, `cache`, `gallery`, `figures`, former versions, other destinations"
+        assert [place for place in places.split(", ") if place not in told] == []
+        assert "copies that readers have" in told
+    # The custodian reaches nothing but the link table, and is told of nothing else.
+    assert run("withdraw", *link, "--patient-id", patient(3))[2] == ""
 
 
 def test_a_patient_goes_by_original_id_from_a_file(store: Store, secret_file: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def following(tally: Any, progress: Progress, before: int, lease: Lease) -> Iter
     def follow() -> None:
         ended = False
         while not ended:
-            ended = stop.wait(0.5)  # asked once more at the end: all of a short run may lie between two questions
+            ended = stop.wait(1.0)  # asked once more at the end: all of a short run may lie between two questions
             try:
                 follower.ask()
             except ray.exceptions.GetTimeoutError:

@@ -16,8 +16,9 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 def doctor(overrides: Overrides = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check that the main job could run: Ray, GPUs, secret, source, destination, MLflow, model, clock, disk.
 
-    One line a check: ok, warning, or failed with what to do; on a cluster every node is asked. Each place that the job
-    writes to gets a probe, which is deleted. Exit code 1 when a check failed.
+    One line a check: ok, warning, or failed with what to do; on a cluster every node is asked, with ray.wait_cpus and
+    ray.wait_gpus also those that the cluster brings up for it. Each place that the job writes to gets a probe, which is
+    deleted. Exit code 1 when a check failed.
 
     Example: `prichexy doctor --config jobs/configs/anonymize.yaml ray.address=auto`
     """

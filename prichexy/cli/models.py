@@ -102,11 +102,13 @@ def models_fit(
 def _register(fill: Callable[[Path], object], name: str, origin: str, tracking_uri: str | None, as_json: bool) -> None:
     import tempfile
 
-    from prichexy.registry import Registry
+    from prichexy.registry import Registry, stage_version
 
+    registry = Registry(tracking_uri)
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
         fill(Path(folder))
-        made = Registry(tracking_uri).register(Path(folder), name, origin)
+        made = registry.register(Path(folder), name, origin)
+    stage_version(registry, made)
     facts = {"model": f"models:/{made.name}/{made.version}", **made.settings.recorded()}
     show({**facts, "fingerprint": made.fingerprint}, as_json, "Registered")
 

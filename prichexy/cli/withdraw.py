@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 _PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 
+NOT_REACHED = {
+    "private catalogs": "list the lake anew without the source files, and remove the older ones",
+    "training tables": "prepare them anew from the new catalog, and remove the older ones",
+    "workers' copies of training tables": "remove the folder that `cache` names, on every worker",
+    "audit pages made with `gallery`": "remove them below its `out`, and in MLflow below audits/ of the model's run",
+    "`figures` of a training": "remove them below its storage_path, and in MLflow among the artifacts of its runs",
+    "former versions that a bucket keeps": "delete them there",
+    "other destinations": "withdraw from them too",
+    "copies that readers have": "tell them the image ids, which --json gives",
+}
+"""Where images or names of a patient may be beside the destination and the lake, and what clears it."""
+
 
 def withdraw(
     destination: Annotated[
@@ -55,8 +67,10 @@ def withdraw(
     they describe what was: run `prichexy publish` again. Later increments set images of the patient aside. Patients
     whom the labels name have no issuer.
 
-    What this does not reach: the lake and the private catalogs, training tables, former versions that a bucket with
-    versioning keeps, other destinations, and copies that readers have.
+    What this does not reach, and names again at its end with what clears it: the lake and the private catalogs,
+    training tables and workers' copies of them (`cache`), audit pages made with `gallery`, the `figures` of a training
+    in its place and in MLflow, former versions that a bucket with versioning keeps, other destinations, and copies that
+    readers have.
 
     The custodian, who needs no project secret, removes rows of the link table alone by leaving out the destination.
 
@@ -174,4 +188,7 @@ def _notes(facts: dict[str, Any], linked: bool) -> list[str]:
         notes.append("the card describes what was: run `prichexy publish` again")
     if facts.get("destination") is not None and facts.get("sources") is None:
         notes.append("the source files stay in the lake: --catalog lists them")
+    if facts.get("destination") is not None:
+        notes.append("not reached from here, to be cleared where there are any:")
+        notes += [f"- {where}: {mend}" for where, mend in NOT_REACHED.items()]
     return notes

@@ -6,13 +6,14 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from prichexy.cluster import Capacity, connected
+from prichexy.cluster import FEWEST_CORES, Capacity, attached, expected, scaled, shared_out, there
 from prichexy.config import AnonymizeConfig
 from prichexy.doctor.finding import Finding, failed, merged, ok, warning
 from prichexy.doctor.node import NodeFacts, look_at_node, versions
@@ -32,8 +33,8 @@ def look_around(config: AnonymizeConfig) -> Iterator[Finding]:
         yield from look_at_node(config, None).findings
         return
     try:
-        with connected(config.ray) as capacity:
-            yield from _look_at_cluster(config, capacity)
+        with attached(config.ray):
+            yield from _look_at_cluster(config)
     except RuntimeError as error:  # Ray's own check of versions has no class of its own
         theirs = re.search(r"cluster was started with:\s+Ray: (\S+)\s+Python: (\S+)", str(error))
         if theirs is None:
@@ -56,12 +57,25 @@ def mismatch(their_ray: str, their_python: str) -> Finding:
     )
 
 
-def _look_at_cluster(config: AnonymizeConfig, capacity: Capacity) -> Iterator[Finding]:
+def _look_at_cluster(config: AnonymizeConfig) -> Iterator[Finding]:
+    """The cluster with the nodes that the job would wait for, while they are held; where they don't come, without."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(scaled(config.ray))
+        except PrichexyError as error:
+            mend = "lower ray.wait_cpus and ray.wait_gpus to what the cluster can grow to, or let it grow"
+            yield failed("workers", str(error), mend)
+        yield from _look_at_nodes(config)
+
+
+def _look_at_nodes(config: AnonymizeConfig) -> Iterator[Finding]:
+    (cpus, _), (hoped, gpus) = there(), expected(config.ray)
+    capacity = shared_out(hoped, gpus, config.ray.actors) if hoped >= FEWEST_CORES else None
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     began = time.time()
     facts = _ask_nodes(config, nodes)
     ended = time.time()
-    yield same_versions(facts, len(nodes), capacity)
+    yield same_versions(facts, len(nodes), cpus, capacity)
     yield check_gpus(_cuda_of_nodes(nodes))
     yield check_runtime_envs(_jobs(), needles(config.secret_file))
     by_check: dict[str, dict[str, Finding]] = {}
@@ -73,8 +87,15 @@ def _look_at_cluster(config: AnonymizeConfig, capacity: Capacity) -> Iterator[Fi
     yield node_clocks(facts, began, ended)
 
 
-def same_versions(facts: Mapping[str, NodeFacts], nodes: int, capacity: Capacity) -> Finding:
-    """Every node answers, with the versions of this process."""
+def same_versions(facts: Mapping[str, NodeFacts], nodes: int, cpus: int, capacity: Capacity | None) -> Finding:
+    """Every node answers, with the versions of this process, and a job finds cores.
+
+    Args:
+        facts: of the nodes that answered.
+        nodes: how many there are.
+        cpus: cores that they have for a job now.
+        capacity: what the job would begin with; None where that is too little.
+    """
     silent = nodes - len(facts)
     if silent:
         mend = f"see `ray logs` of those nodes: is prichexy installed there? Nothing came within {PATIENCE} s"
@@ -85,7 +106,16 @@ def same_versions(facts: Mapping[str, NodeFacts], nodes: int, capacity: Capacity
         theirs = "{} / {} / {}".format(*facts[others[0]].versions)
         found = f"Python, Ray, prichexy are {theirs} on {others[0]}, here {' / '.join(here)}"
         return failed("ray", found, "use one image for head, workers and submitter")
-    return ok("ray", f"{here[1]} on {nodes} nodes, {capacity.cpus} cores, {capacity.actors} generator actors")
+    found = f"{here[1]} on {nodes} nodes, {cpus} cores"
+    if capacity is None:
+        mend = (
+            "where the cluster scales by itself, set ray.wait_cpus (and ray.wait_gpus): the job, and this check, then "
+            "ask for workers and wait for them; else start workers"
+        )
+        return warning("ray", f"{found}, of which a job needs {FEWEST_CORES}", mend)
+    if capacity.cpus > cpus:
+        found += f" now, {capacity.cpus} when those of ray.wait_cpus are there"
+    return ok("ray", f"{found}, {capacity.actors} generator actors")
 
 
 def check_gpus(cuda: Mapping[str, bool | None]) -> Finding:

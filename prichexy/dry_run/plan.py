@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from prichexy.cluster import Capacity, connected, shared_out
+from prichexy.cluster import FEWEST_CORES, Capacity, attached, expected, shared_out
 from prichexy.config import RayConfig
 from prichexy.errors import UsageError
 from prichexy.registry import Registry
@@ -85,14 +85,13 @@ def expected_capacity(config: RayConfig) -> tuple[str, Capacity]:
     asked for.
 
     Raises:
-        UsageError: the named cluster does not answer, or has one core.
+        UsageError: the named cluster does not answer, or would begin the job with fewer than two cores.
     """
     if not (config.address or os.environ.get("RAY_ADDRESS")):
-        cores = max(2, config.num_cpus or len(os.sched_getaffinity(0)))  # as a local Ray would be started
+        cores = max(FEWEST_CORES, config.num_cpus or len(os.sched_getaffinity(0)))  # as a local Ray would be started
         return "local", shared_out(cores, torch.cuda.device_count(), config.actors)
-    with connected(config.model_copy(update={"wait_cpus": None, "wait_gpus": None})) as now:
-        cpus, gpus = max(now.cpus, config.wait_cpus or 0), max(now.gpus, config.wait_gpus or 0)
-    return "cluster", shared_out(cpus, gpus, config.actors)
+    with attached(config):
+        return "cluster", shared_out(*expected(config), config.actors)
 
 
 def asked_registry(tracking_uri: str | None, *models: str | None) -> Registry:

@@ -1,6 +1,5 @@
 """The dataset card: README.md, with front matter in Hugging Face's form (hub documentation, "Dataset Cards")."""
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pyarrow as pa
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from prichexy.findings import FINDINGS
 from prichexy.publish.facts import Facts
 from prichexy.publish.limits import limits
 from prichexy.publish.source import SHA256SUMS, SPLITS
@@ -89,7 +87,6 @@ def _body(facts: Facts) -> str:
         all_live=len(facts.publication.data_patterns) == 1 and "*" in facts.publication.data_patterns[0],
         checksums=SHA256SUMS,
         limits=limits,
-        findings=textwrap.fill(" ".join(FINDINGS), 105),
         labelled=facts.census.labelled,
         not_stated=NOT_STATED,
         withheld=WITHHELD,

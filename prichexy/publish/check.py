@@ -5,6 +5,7 @@ secret and the registry, since a card can say anything.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -26,6 +27,7 @@ from prichexy.publish import croissant
 from prichexy.publish.card import NOT_STATED
 from prichexy.publish.checksums import manifest_hashes, parse
 from prichexy.publish.evidence import gather
+from prichexy.publish.facts import WITHHOLDS
 from prichexy.publish.source import (
     CARD_FILES,
     CROISSANT,
@@ -38,6 +40,7 @@ from prichexy.publish.source import (
     read_publication,
 )
 from prichexy.publish.splits import read_splits
+from prichexy.publish.suppression import SMALL_CELL
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,12 @@ def _card(tree: _Tree) -> Iterator[Gap]:
     for name in ("pretty_name", "version", "task_categories", "size_categories", "dataset_info"):
         if not matter.get(name):
             yield Gap("card", f"{README}: {name} is missing from the front matter")
+    withholds = re.search(WITHHOLDS.format(r"(\d+)"), text)
+    if withholds is None or int(withholds[1]) < SMALL_CELL:
+        found = "does not say which counts it withholds"
+        if withholds is not None:
+            found = f"was made with small_cell={withholds[1]}, and tells of groups of that many patients"
+        yield Gap("card", f"{README} {found}: publish again with small_cell={SMALL_CELL} or more")
     for heading in _unstated(text):
         yield Gap("card", f"{README}: {heading} is not stated; set it and publish again")
     if _named(matter, tree.publication) != {file.path for file in tree.publication.data}:

@@ -201,7 +201,7 @@ def _sensitive(facts: Facts) -> str:
 
 
 def _limitations(facts: Facts) -> str:
-    counts = f"Counts of fewer than {facts.config.small_cell} patients are withheld in the documents. "
+    counts = f"{facts.withholds} in the documents, not in the public rows and manifest. "
     return counts + "Changed anatomy: no measurements, no diagnosis. Labels are as the source had them."
 
 

@@ -1,4 +1,10 @@
-"""What all documents of a publication say, each in its own form."""
+"""What all documents of a publication say, each in its own form.
+
+Where rows are counted (`census`, `splits`), a count of few patients is withheld. Where files are counted
+(`text_covered`, `set_aside`, `set_aside_total`), whose they are is not known of each, and fewer than `small_cell` files
+are withheld. That holds for the documents only: the rows are public, and so is the manifest, which has the exact
+numbers of files.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +21,9 @@ from prichexy.publish.licences import Licence
 from prichexy.publish.source import Publication
 from prichexy.publish.splits import Splits
 from prichexy.publish.suppression import Cell, Table, share, suppressed
+
+WITHHOLDS = "Counts of fewer than {} patients are withheld"
+"""What each document says of small counts; `publish --check` reads from the card how small."""
 
 COLUMN_MEANINGS = {
     "image_id": "Keyed pseudonym of the image, unique.",
@@ -113,13 +122,18 @@ class Facts:
         return f"{count}chest radiographs, {anatomy}, without header data that identify patients; {text}."
 
     @property
+    def withholds(self) -> str:
+        """Which counts are withheld, as a sentence without its end."""
+        return WITHHOLDS.format(self.config.small_cell)
+
+    @property
     def tables(self) -> list[Table]:
         """All tables of counts."""
         return [*self.census.tables, *([self.splits.counts] if self.splits else [])]
 
     @cached_property
     def set_aside(self) -> Table | None:
-        """Source files that were not published, by reason; None where there are none."""
+        """Source files that were not published, by reason; few files are withheld. None where there are none."""
         if not self.publication.quarantined:
             return None
         cells = [Cell(reason, count, count) for reason, count in sorted(self.publication.quarantined.items())]
@@ -127,13 +141,13 @@ class Facts:
 
     @property
     def set_aside_total(self) -> int | None:
-        """How many source files were not published; None where they are too few."""
+        """How many source files were not published; None where the files are too few."""
         count = sum(self.publication.quarantined.values())
         return None if 0 < count < self.config.small_cell else count
 
     @property
     def text_covered(self) -> int | None:
-        """Images in which text was covered; None where the count is small."""
+        """Images, each a file, in which text was covered; None where these, or the others, are too few files."""
         return share(self.publication.text_covered, self.publication.images, self.config.small_cell)
 
     @property

@@ -12,13 +12,24 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdou
 from prichexy.registry.audits import passing_audit, read_audit, store_audit
 from prichexy.registry.lineage import Publication, note_publication, publications
 from prichexy.registry.models import DEFAULT_TRACKING_URI, ModelVersion, Registry
-from prichexy.registry.promotion import CHAMPION, PREVIOUS, Foreseen, Promotion, foresee, promote, roll_back
+from prichexy.registry.promotion import (
+    CHAMPION,
+    PREVIOUS,
+    STAGING,
+    Foreseen,
+    Promotion,
+    foresee,
+    promote,
+    roll_back,
+    stage_version,
+)
 from prichexy.registry.runs import RunLog, open_run
 
 __all__ = [
     "CHAMPION",
     "DEFAULT_TRACKING_URI",
     "PREVIOUS",
+    "STAGING",
     "Foreseen",
     "ModelVersion",
     "Promotion",
@@ -33,5 +44,6 @@ __all__ = [
     "publications",
     "read_audit",
     "roll_back",
+    "stage_version",
     "store_audit",
 ]

@@ -1,10 +1,13 @@
 """Who is champion: set for a version with a passing audit only, and every decision is an MLflow run.
 
-The aliases of a registered model are ``champion``, which `prichexy anonymize` takes unless told otherwise, and
-``previous``, the champion before, to which a rollback goes back. An event is opened before an alias is touched and
-says afterwards what came of it; a registry that can't be reached changes nothing. MLflow has no transaction over two
-aliases: a process killed between them leaves the event open (status RUNNING). A promotion killed there is ended by the
-same command; of a rollback the champion is set by then, and ``previous`` names it too.
+The aliases of a registered model are ``staging``, the newest version, which waits for its audit and promotion;
+``champion``, which `prichexy anonymize` takes unless told otherwise; and ``previous``, the champion before, to which a
+rollback goes back. A promotion takes ``staging`` off the version that it makes champion.
+
+An event is opened before an alias is touched and says afterwards what came of it; a registry that can't be reached
+changes nothing. MLflow has no transaction over several aliases: a process killed between them leaves the event open
+(status RUNNING). A promotion killed there is ended by the same command, since ``staging``, by which it may name the
+version, goes last; of a rollback the champion is set by then, and ``previous`` names it too.
 """
 
 import getpass
@@ -24,12 +27,13 @@ from prichexy.registry.audits import passing_audit
 from prichexy.registry.models import ModelVersion, Registry, experiment
 from prichexy.verdict import AuditRecord, VerdictError, audit_id
 
-CHAMPION, PREVIOUS = "champion", "previous"
+STAGING, CHAMPION, PREVIOUS = "staging", "champion", "previous"
 EXPERIMENT = "prichexy-promotions"
 EVENT_TAG = "prichexy.event."
 
 Outcome = Literal["promoted", "unchanged", "rolled back", "refused"]
 
+_TURNS = (STAGING, CHAMPION, PREVIOUS)
 _NAME = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)")
 
 
@@ -56,6 +60,30 @@ class Promotion:
     event: str
 
 
+def stage_version(registry: Registry, model: ModelVersion) -> bool:
+    """Let a version that was just registered wait for its audit and promotion, as ``staging``.
+
+    A version that is not newer than those that are staged, champion or previous has had its turn, and nothing changes:
+    a training that is repeated after its promotion does not begin it anew.
+
+    Args:
+        registry: where the model is.
+        model: a registered version.
+
+    Returns:
+        Whether it got the alias now.
+
+    Raises:
+        PrichexyError: the registry can't be reached.
+    """
+    turns = [int(version) for alias, version in _aliases(registry, model.name).items() if alias in _TURNS]
+    if int(model.version) <= max(turns, default=0):
+        return False
+    with registry.asked() as client:
+        client.set_registered_model_alias(model.name, STAGING, model.version)
+    return True
+
+
 def promote(registry: Registry, uri: str, secret: bytes, reason: str) -> Promotion:
     """Make a version the champion, after proving its files and its verdict.
 
@@ -76,12 +104,17 @@ def promote(registry: Registry, uri: str, secret: bytes, reason: str) -> Promoti
         aliases = _aliases(registry, model.name)
         champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
         if champion == model.version:
-            return event.ended("unchanged", record, previous if previous != champion else None)
+            done = event.ended("unchanged", record, previous if previous != champion else None)
+        else:
+            with registry.asked() as client:
+                if champion is not None:
+                    client.set_registered_model_alias(model.name, PREVIOUS, champion)
+                client.set_registered_model_alias(model.name, CHAMPION, model.version)
+            done = event.ended("promoted", record, champion)
+    if aliases.get(STAGING) == model.version:
         with registry.asked() as client:
-            if champion is not None:
-                client.set_registered_model_alias(model.name, PREVIOUS, champion)
-            client.set_registered_model_alias(model.name, CHAMPION, model.version)
-        return event.ended("promoted", record, champion)
+            client.delete_registered_model_alias(model.name, STAGING)
+    return done
 
 
 def roll_back(registry: Registry, name: str, secret: bytes, reason: str) -> Promotion:

@@ -26,7 +26,7 @@ from prichexy.errors import PrichexyError, UsageError
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import save
 from prichexy.provenance import commit
-from prichexy.registry import Registry, RunLog, open_run
+from prichexy.registry import Registry, RunLog, open_run, stage_version
 from prichexy.registry.runs import COMMIT_TAG, DATA_TAG
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.follow import Follower
@@ -226,7 +226,7 @@ def _open_pipeline(config: TrainConfig, table: TrainingTable, run: Store) -> tup
 def _register(
     config: TrainConfig, table: TrainingTable, run: Store, registry: Registry, pipeline: RunLog
 ) -> str | None:
-    """Register the generator that the settings choose; once, however often it is asked for."""
+    """Register the generator that the settings choose, and stage it; once, however often it is asked for."""
     if config.register_as is None:
         return None
     checkpoints = Checkpoints(below(run, "adversarial"))
@@ -240,6 +240,7 @@ def _register(
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
         save(Path(folder), obfuscation_of(config, table.facts.size), weights)
         made = registry.register(Path(folder), config.register_as, f"training run {config.run}", pipeline.id)
+    stage_version(registry, made)
     return f"models:/{made.name}/{made.version}"
 
 

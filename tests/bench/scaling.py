@@ -12,7 +12,7 @@ chunk is told beside it, since the former is high for a while where ingest has a
 what Ray, the job and the phantoms use of this machine: where it reaches the number of cores, the machine is too small
 for the question.
 
-    python -m tests.bench.scaling [--gpus 1 2 4 8 16] [--chunks 14] [--faster 1]
+    python -m tests.bench.scaling [--gpus 1 2 4 8 16] [--chunks 40] [--faster 1]
 """
 
 import argparse
@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--chunks", type=int, default=14, help="for each GPU, at least")
+    parser.add_argument("--chunks", type=int, default=40, help="for each GPU, at least")
     parser.add_argument("--faster", type=float, default=1.0, help="sleep so many times less than measured")
     parser.add_argument("--spread", type=float, default=0.2, help="of a chunk's times, as a share of them")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

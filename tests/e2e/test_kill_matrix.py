@@ -28,7 +28,7 @@ POINTS = [
     ("prichexy.anonymize.ingest:_ingested:before", "itself"),  # a fetching and decoding worker
     ("prichexy.anonymize.stages:Obfuscate._obfuscated:before", "itself"),  # the generator's actor
     ("prichexy.anonymize.stages:Obfuscate._obfuscated:before", "driver"),
-    ("prichexy.anonymize.stages:encode_png:after", "itself"),
+    ("prichexy.imaging.encode:_png:after", "itself"),  # one that has encoded an image
     ("prichexy.lake.storage:_write_local:after:part-", "driver"),  # between shard and commit record
     ("prichexy.lake.storage:_write_local:before:000002.json", "driver"),  # before a commit record
     ("prichexy.lake.storage:_write_local:after:000003.json", "itself"),  # after a commit record

@@ -27,6 +27,8 @@ def test_an_mlflow_server_with_artifacts_on_s3_keeps_runs_figures_and_model(
     assert summary["model"] == "models:/prichexy-net/1"
     version = registry.fetch(summary["model"], tmp_path)
     assert (version.settings.mu, version.settings.image_size) == (0.05, 64)
+    assert version.aliases == ("staging",)
+    assert registry.find("models:/prichexy-net@staging").version == "1"
     stored = s3.client().find("mlflow/artifacts")
     assert sum(name.endswith("weights.safetensors") for name in stored) == 1
     assert sum(name.endswith("figures/epoch-00001.png") for name in stored) == 2

@@ -190,6 +190,8 @@ def test_from_a_lake_to_a_public_data_set(
     )
     assert trained["model"] == "models:/prichexy-net/1"
     assert set(trained["stages"]) == {"classifier", "verifier", "pretraining", "adversarial"}
+    registry = Registry(mlflow_server)
+    assert registry.find(trained["model"]).aliases == ("staging",)
 
     refused = submit(*job("promote", "promote.yaml", **proven))
     assert refused.status == JobStatus.FAILED
@@ -217,13 +219,12 @@ def test_from_a_lake_to_a_public_data_set(
 
     promoted = done("promote", *job("promote", "promote.yaml", **proven))
     assert (promoted["outcome"], promoted["audit_id"]) == ("promoted", audited["audit_id"])
+    assert registry.find(trained["model"]).aliases == ("champion",)
 
     publishing = {
         **proven,
         "source": "s3://private/catalog",
         "destination": public,
-        "model": "models:/prichexy-net@champion",
-        "allow_unaudited": False,
         "rows_per_shard": 32,
         "deid__burned_in_text": "off",  # at 256 px the phantoms' anatomy itself is taken for text
     }
@@ -250,7 +251,7 @@ def test_from_a_lake_to_a_public_data_set(
     # The model was audited at the table's 64 px and publishes at native size: the check advises to audit that.
     assert [advice["what"] for advice in checked["advice"]] == ["audit"]
 
-    champion = Registry(mlflow_server).find("models:/prichexy-net@champion")
+    champion = registry.find("models:/prichexy-net@champion")
     store = Store(public, StorageConfig(endpoint_url=s3.endpoint))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
@@ -261,6 +262,18 @@ def test_from_a_lake_to_a_public_data_set(
     assert (made.model_version, made.model["fingerprint"]) == (f"prichexy-net/{champion.version}", champion.fingerprint)
     assert made.audited
     assert made.audit_id == champion.audit_id == audited["audit_id"]
+
+    from_the_set = done("lineage of the set", prichexy, "lineage", public, "--json")
+    (snapshot,) = from_the_set["snapshots"]
+    assert (snapshot["model"], snapshot["audit_id"], snapshot["images"]) == (
+        trained["model"],
+        audited["audit_id"],
+        lake.files,
+    )
+    words = ["models:/prichexy-net@champion", "--tracking-uri", mlflow_server, "--json"]
+    from_the_model = done("lineage of the model", prichexy, "lineage", *words)
+    assert (from_the_model["model"], from_the_model["latest_audit"]) == (trained["model"], audited["audit_id"])
+    assert [(each["destination"], each["snapshots"]) for each in from_the_model["published"]] == [(public, "1")]
 
     shown = {name: one.logs.encode() for name, one in jobs.items()} | {"refused": refused.logs.encode()}
     shown |= {

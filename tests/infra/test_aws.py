@@ -19,6 +19,8 @@ import ray.autoscaler
 import yaml
 
 from tests.infra.built import INFRA
+from tests.infra.test_entrypoints import in_the_container
+from tests.infra.test_images import stages
 
 AWS = INFRA / "aws"
 POLICIES = sorted((AWS / "iam").glob("*.json"))
@@ -40,7 +42,6 @@ TASK = {
                 "cpus": {"type": "string", "pattern": r"^\d+\+$"},
                 "memory": {"type": "string", "pattern": r"^\d+\+$"},
                 "use_spot": {"type": "boolean"},
-                "image_id": {"type": "string", "pattern": "^docker:"},
                 "disk_size": {"type": "integer"},
                 "job_recovery": {
                     "type": "object",
@@ -55,6 +56,11 @@ TASK = {
 
 def cluster() -> dict[str, Any]:
     read: dict[str, Any] = yaml.safe_load((AWS / "cluster.yaml").read_text())
+    return read
+
+
+def sky() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((AWS / "sky.yaml").read_text())
     return read
 
 
@@ -96,6 +102,19 @@ def test_workers_are_spot_machines_from_none_on_without_public_addresses_or_open
     assert sum(kind["max_workers"] for kind in read["available_node_types"].values()) >= read["max_workers"]
 
 
+def test_the_launchers_image_is_the_stage_that_its_commands_need() -> None:
+    """It copies files into the container by rsync, and the head starts workers by ssh from within it."""
+    image = cluster()["docker"]["image"]
+    assert re.fullmatch(r"prichexy-launcher:\d+\.\d+\.\d+", image)
+    base, steps = stages()["launcher"]
+    assert base == "cuda"
+    (install,) = [step for step in steps if "apt-get install" in step]
+    assert "openssh-client rsync " in install
+    mounted = {place for place in cluster()["file_mounts"] if place.startswith("~")}
+    assert mounted  # below the home that the image names: the launcher takes /root where it names none
+    assert "ENV HOME=/home/prichexy" in steps
+
+
 def test_rays_token_is_asked_for_on_every_machine() -> None:
     read = cluster()
     for commands in (read["head_start_ray_commands"], read["worker_start_ray_commands"]):
@@ -103,10 +122,40 @@ def test_rays_token_is_asked_for_on_every_machine() -> None:
 
 
 def test_skypilots_task_is_valid_and_goes_on_after_its_machine_is_taken() -> None:
-    task = yaml.safe_load((AWS / "sky.yaml").read_text())
+    task = sky()
     jsonschema.validate(task, TASK)
     assert task["resources"]["use_spot"] is True
     assert task["resources"]["job_recovery"]["max_restarts_on_errors"] >= 1
+
+
+def test_skypilots_machine_runs_the_image_and_gives_it_gpus_and_its_role() -> None:
+    """As SkyPilot's own environment (image_id) an image needs root or sudo, which ours has not."""
+    docker, _ = in_the_container(sky()["run"])
+    assert {"--gpus", "all", "--network", "host", "--rm", "--init"} <= set(docker)
+    assert docker[-4] == "prichexy-cuda:0.1.0"
+    passed = {docker[place + 1] for place, word in enumerate(docker) if word == "--env"}
+    assert passed == set(sky()["envs"])
+
+
+@pytest.mark.parametrize(
+    ("failing", "ran"),
+    [
+        ("none", ["python fetch_secret.py", "prichexy doctor", "python jobs/anonymize.py"]),
+        ("doctor", ["python fetch_secret.py", "prichexy doctor"]),
+        ("fetch_secret", ["python fetch_secret.py"]),
+    ],
+)
+def test_skypilots_job_ends_at_the_first_command_that_fails(failing: str, ran: list[str], tmp_path: Path) -> None:
+    """Run as it stands, with programs that only note that they were called."""
+    note = f'echo "${{0##*/}} $1" >> {tmp_path}/ran\ncase "$0 $*" in *{failing}*) exit 1;; esac\n'
+    after = 'while [ "$1" != sh ]; do shift; done\nexec "$@"\n'
+    for name, script in (("python", note), ("prichexy", note), ("docker", after)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", sky()["run"]], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (int(failing != "none"), "")
+    assert (tmp_path / "ran").read_text().splitlines() == ran
 
 
 def test_the_clusters_head_may_start_machines_from_all_that_a_start_needs() -> None:
@@ -141,8 +190,13 @@ LAKE, PUBLISHED, LINKS = (
         ("destination-writer", "hospital-private/release-1/catalog/a", "Get Put Delete"),
         ("destination-writer", LINKS, "Put Delete"),
         ("destination-writer", LAKE, ""),
-        ("custodian", LINKS, "Get"),
+        ("custodian", LINKS, "Get Put Delete"),
+        ("custodian", PUBLISHED, ""),
         ("custodian", LAKE, ""),
+        ("table-writer", "hospital-private/catalog/a", "Get Put Delete"),
+        ("table-writer", "hospital-private/chestxray14-256/x", "Get Put Delete"),
+        ("table-writer", "hospital-private/release-1/catalog/a", ""),
+        ("table-writer", LAKE, ""),
         ("trainer", "hospital-private/runs/chestxray14/x", "Get Put Delete"),
         ("trainer", "hospital-private/chestxray14-256/x", "Get"),
         ("trainer", "hospital-private/release-1/catalog/a", ""),
@@ -157,6 +211,14 @@ def test_a_role_can_do_its_work_and_no_more(policy: str, key: str, rights: str) 
     bucket, _, path = key.partition("/")
     listed = allows(policy, "s3:ListBucket", f"arn:aws:s3:::{bucket}", path)
     assert listed == ("Get" in rights)  # the job writes links and never lists them
+
+
+def test_whoever_writes_may_also_give_up_what_is_half_sent() -> None:
+    """An object of several parts that breaks off stays, unseen, until it is given up."""
+    for file in POLICIES:
+        for each in json.loads(file.read_text())["Statement"]:
+            if each["Effect"] == "Allow" and "s3:PutObject" in each["Action"]:
+                assert "s3:AbortMultipartUpload" in each["Action"], each["Sid"]
 
 
 def test_private_buckets_deny_what_comes_from_elsewhere() -> None:

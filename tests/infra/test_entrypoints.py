@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from pydantic import BaseModel
 from ray.scripts.scripts import cli as ray_cli
 
 from prichexy.cli import app
 from prichexy.config import (
     AnonymizeConfig,
     AuditConfig,
+    CatalogConfig,
     CompareConfig,
+    PrepareConfig,
     PromoteConfig,
     PublishConfig,
     Settings,
@@ -33,6 +36,15 @@ JOBS: dict[str, type[Settings]] = {
     "publish": PublishConfig,
     "train": TrainConfig,
 }
+SETTINGS: dict[str, type[Settings]] = {
+    **JOBS,
+    "audit compare": CompareConfig,
+    "catalog": CatalogConfig,
+    "doctor": AnonymizeConfig,
+    "prepare": PrepareConfig,
+}
+"""Of commands that take a configuration."""
+
 SCRIPTS = ("prepare.py", "healthy.py", "fetch_secret.py")
 """In the images' working folder, /app."""
 
@@ -54,13 +66,20 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
         for line in launcher[group]:
             yield f"cluster.yaml/{group}", words(line.split(";")[-1])
     sky = yaml.safe_load((INFRA / "aws" / "sky.yaml").read_text())
-    for line in (sky["setup"] + sky["run"]).splitlines():
-        if not line.startswith("cd "):
-            yield "sky.yaml", words(line)
+    for line in in_the_container(sky["run"])[1]:
+        yield "sky.yaml", words(line)
     for file in (INFRA / "README.md", INFRA / "compose.yaml"):
         text = re.sub(r"\\\n#?\s*", "", file.read_text())
         for line in re.findall(r"exec ray-head\s+(.*)", text):
             yield file.name, words(line)
+
+
+def in_the_container(script: str) -> tuple[list[str], list[str]]:
+    """The words of a script's one `docker run`, and the lines of the shell script that it runs in the container."""
+    (line,) = [line for line in re.sub(r"\\\n\s*", "", script).split("\n", 1) if line.startswith("docker run")]
+    *docker, inner = shlex.split(line)
+    assert docker[-3:] == ["sh", "-e", "-c"]
+    return docker, [command.strip() for command in inner.strip().splitlines()]
 
 
 def dockerfile() -> str:
@@ -101,13 +120,28 @@ def check(where: str, line: list[str]) -> str:
     if program == "ray":
         parse(ray_cli, rest)
         if rest[:2] == ["job", "submit"] and "--" in rest:
-            check(where, rest[rest.index("--") + 1 :])
+            folder = rest[rest.index("--working-dir") + 1] if "--working-dir" in rest else ""
+            inner = rest[rest.index("--") + 1 :]
+            check(where, [f"{folder}/{word}" if (ROOT / folder / word).is_file() else word for word in inner])
         return "ray"
     assert program == "prichexy", f"{where}: {program} is not known here"
     parse(typer.main.get_command(app), rest)
+    kind = SETTINGS.get(" ".join(rest[:2])) or SETTINGS.get(rest[0])
     if "--config" in rest:
-        check_config(where, AnonymizeConfig, rest)
+        assert kind is not None, where
+        check_config(where, kind, rest)
+    elif kind is not None:
+        check_settings(where, kind, rest)
     return "prichexy"
+
+
+def check_settings(where: str, kind: type[BaseModel], line: list[str]) -> None:
+    """Words of the form key=value name settings of the command; which others it needs, a README may leave out."""
+    for key in (word.split("=")[0] for word in line if re.match(r"[a-z_.]+=", word)):
+        inner: Any = kind
+        for name in key.split("."):
+            assert name in inner.model_fields, f"{where}: {key} is no setting of {kind.__name__}"
+            inner = inner.model_fields[name].annotation
 
 
 def check_script(where: str, line: list[str]) -> None:
@@ -163,6 +197,8 @@ def check_weed(line: list[str]) -> None:
         ("python /app/jobs/anonymize.py --config /app/jobs/configs/anonymise.yaml", "anonymise.yaml can't be read"),
         ("python /app/jobs/anonymize.py --config /app/jobs/configs/anonymize.yaml ray.wait_gpu=1", "ray.wait_gpu"),
         ("prichexy doctors", "doctors"),
+        ("prichexy prepare catalog/ --out table/ split.seed=42", "split.seed is no setting of PrepareConfig"),
+        ("ray job submit --working-dir jobs -- python anonymise.py --config configs/anonymize.yaml", "anonymise.py"),
         ("prichexy doctor --all", "--all"),
         ("ray start --heads", "--heads"),
         ("weed server -s3.portt=1", "s3.portt"),

@@ -49,6 +49,25 @@ def test_the_last_stages_run_as_a_user_and_install_nothing() -> None:
     assert [step.split("CMD")[0] for step in runtime if step.startswith("HEALTHCHECK")]
 
 
+def test_the_launchers_stage_ends_as_a_user_and_without_a_compiler() -> None:
+    steps = stages()["launcher"][1]
+    assert [step for step in steps if step.startswith("USER")] == ["USER 0:0", "USER 1000:1000"]
+    assert steps[-1] == "USER 1000:1000"
+    (install,) = [step for step in steps if "apt-get" in step]
+    assert "for tool in cc gcc g++ clang make" in install
+    assert "--no-install-recommends" in install
+
+
+def test_login_shells_find_the_programs_too() -> None:
+    """/etc/profile sets PATH anew; Ray's launcher runs its commands in `bash --login`."""
+    copied, placed = next(step for step in stages()["runtime"][1] if "/etc/profile.d/" in step).split()[1:]
+    assert placed == "/etc/profile.d/prichexy.sh"
+    (path,) = [step for step in stages()["runtime"][1] if step.startswith("ENV PATH=")]
+    assert path.startswith("ENV PATH=/opt/prichexy/bin:$PATH")
+    profile = ["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", f'. {ROOT / copied}; printf "%s" "$PATH"']
+    assert subprocess.run(profile, capture_output=True, text=True).stdout == "/opt/prichexy/bin:/usr/bin:/bin"
+
+
 def test_everything_that_is_copied_exists_and_is_let_in() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[1] == "*"

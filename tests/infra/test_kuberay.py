@@ -117,6 +117,23 @@ def test_containers_are_hardened_bounded_and_find_their_files(name: str) -> None
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
+def test_only_the_head_may_talk_to_kubernetes(name: str) -> None:
+    """Its autoscaler has to; nothing that decodes radiographs or holds a secret needs the service account's token."""
+    for item in workloads(name):
+        mounted = {role: pod["spec"].get("automountServiceAccountToken", True) for role, pod in pods(item).items()}
+        assert [role for role, token in mounted.items() if token] == [role for role in mounted if role == "head"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_autoscaler_shares_the_heads_session(name: str) -> None:
+    """KubeRay gives both a volume at /tmp/ray, unless there is one: ours must reach the autoscaler too."""
+    spec = of_kind(name, "RayCluster")["prichexy"]["spec"]
+    (mount,) = spec["autoscalerOptions"]["volumeMounts"]
+    assert mount["mountPath"] == "/tmp/ray"
+    assert mount in pods(of_kind(name, "RayCluster")["prichexy"])["head"]["spec"]["containers"][0]["volumeMounts"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_secrets_are_mounted_files_by_reference_closed_to_others(name: str) -> None:
     assert of_kind(name, "Secret") == {}
     for item in workloads(name):

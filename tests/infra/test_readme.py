@@ -18,24 +18,47 @@ import pytest
 import yaml
 from ray.scripts.scripts import cli as ray_cli
 
+from prichexy.config import AnonymizeConfig, TrainConfig, load
+from prichexy.registry import CHAMPION, STAGING
 from tests.infra.built import INFRA, OVERLAYS, ROOT, compose, of_kind, overlay, pods, tool
 from tests.infra.kuberay_schema import schema_of
-from tests.infra.test_entrypoints import check, check_job, dockerfile, parse, words
+from tests.infra.test_aws import allows
+from tests.infra.test_entrypoints import JOBS, check, check_job, dockerfile, parse, words
 
 README = INFRA / "README.md"
+MODELS = ("audit", "promote", "anonymize")
+"""Jobs that take a model."""
+
 KNOWN = {
     *("docker compose", "docker build", "docker push", "kubectl", "helm", "prichexy", "mlflow", "ray", "python"),
     *("python3", ".venv/bin/pip", ".", "sed", "grep", "aws", "sky"),
 }
 
 
-def commands() -> list[str]:
-    """Indented lines, in their order."""
-    return re.findall(r"^(?: {4}| {8})(\S.*)$", README.read_text(), re.MULTILINE)
+def commands(file: Path | None = None) -> list[str]:
+    """Indented lines of a document, in their order and without comments, whole where one goes on in the next."""
+    text = re.sub(r"^```.*?^```$", "", (file or README).read_text(), flags=re.MULTILINE | re.DOTALL)
+    found: list[str] = []
+    for line in re.findall(r"^(?: {4}| {6}| {8})(\S.*)$", text, re.MULTILINE):
+        if found and goes_on(found[-1]):
+            found[-1] = found[-1].removesuffix("\\") + " " + line
+        else:
+            found.append(line)
+        found[-1] = re.sub(r"\s+# .*", "", found[-1])
+    return found
+
+
+def goes_on(command: str) -> bool:
+    """Whether a shell would read on: behind a backslash, or within quotes."""
+    try:
+        shlex.split(command)
+    except ValueError:
+        return True
+    return False
 
 
 def kind(command: str) -> str:
-    first, *rest = words(command.split(" # ")[0])
+    first, *rest = words(command)
     return f"{first} {rest[0]}" if first == "docker" else first
 
 
@@ -63,6 +86,8 @@ def test_paths_exist_and_programs_take_their_words() -> None:
         parse(ray_cli, line)
         if line[0] == "submit":
             check_job("README.md", line[2:])
+        if line[0] == "exec":
+            check("README.md", words(line[2]))
     for line in starting("python"):
         assert line[0] == "infra/docker/prepare.py"
         assert f'case ["{line[1]}"' in (ROOT / line[0]).read_text()
@@ -87,8 +112,18 @@ def test_images_are_built_from_stages_that_exist_before_they_are_pushed() -> Non
             built[given["--tag"]] = given["--target"]
         elif line[0] == "push":
             assert line[1] in built
-    names = {f"REGISTRY/{image['newName']}:{image['newTag']}" for name in OVERLAYS for image in images(INFRA, name)}
-    assert set(built) == names
+    names = {f"{image['newName']}:{image['newTag']}" for name in OVERLAYS for image in images(INFRA, name)}
+    launcher = yaml.safe_load((INFRA / "aws" / "cluster.yaml").read_text())["docker"]["image"]
+    assert set(built) == {f"REGISTRY/{name}" for name in (*names, launcher)}
+    assert built[f"REGISTRY/{launcher}"] == "launcher"
+
+
+def test_a_job_for_the_launchers_cluster_names_it() -> None:
+    """Unlike `ray job submit`, neither `ray submit` nor `ray exec` tells the program of the cluster."""
+    lines = [line for line in starting("ray") if line[0] in ("submit", "exec")]
+    assert [line[0] for line in lines] == ["exec", "submit"]
+    for line in lines:
+        assert "ray.address=auto" in " ".join(line).split(), line
 
 
 def images(infra: Path, name: str) -> list[dict[str, str]]:
@@ -154,9 +189,21 @@ def test_kubectl_knows_every_flag_and_the_manifests_every_object() -> None:
     assert verbs == {"apply", "create", "patch", "wait", "exec", "get", "logs", "delete"}
 
 
+def test_the_standing_cluster_is_looked_at_with_the_workers_that_the_job_waits_for() -> None:
+    """Its head has no cores: a check that waits for nothing would see no worker."""
+    (look,) = [line for line in kubectl_commands() if "doctor" in line]
+    (job,) = [job for name, job in of_kind("gpu", "RayJob").items() if name == "anonymize"]
+    waits = [word for word in shlex.split(job["spec"]["entrypoint"]) if word.startswith("ray.wait_")]
+    assert len(waits) == 2
+    assert [word for word in look if word.startswith("ray.wait_")] == waits
+    (job,) = [job for name, job in of_kind("cpu", "RayJob").items() if name == "anonymize"]
+    (wait,) = [word for word in shlex.split(job["spec"]["entrypoint"]) if word.startswith("ray.wait_")]
+    assert f"overlay `cpu`: `{wait}` alone" in README.read_text()
+
+
 def test_the_patches_make_valid_objects_that_run(tmp_path: Path) -> None:
     patches = {(line[1], line[2], line[line.index("--patch") + 1]) for line in kubectl_commands() if line[0] == "patch"}
-    assert len(patches) == 4
+    assert len(patches) == 7
     for what, name, patch in patches:
         (item,) = [each for each in overlay("gpu") if (each["kind"].lower(), each["metadata"]["name"]) == (what, name)]
         (tmp_path / "one.yaml").write_text(yaml.safe_dump(item))
@@ -195,7 +242,7 @@ def test_the_lines_that_adapt_the_files_leave_none_out(tmp_path: Path) -> None:
     shutil.copytree(INFRA, tmp_path / "infra")
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     lines = [command for command in commands() if kind(command) in ("sed", "grep")]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         named = line.replace("MLFLOW", "mlflow.example.org").replace("REGISTRY", "registry.example.org/team")
         subprocess.run(["sh", "-c", named], cwd=tmp_path, check=True)
@@ -209,6 +256,38 @@ def test_the_lines_that_adapt_the_files_leave_none_out(tmp_path: Path) -> None:
         assert named_images == (expected if name != "cpu" else {min(expected, key=len)})
     for file in (tmp_path / "jobs" / "configs").glob("*.yaml"):
         assert "mlflow.internal" not in file.read_text()
+    trial = load(AnonymizeConfig, tmp_path / "jobs" / "configs" / "anonymize.yaml")
+    assert (trial.model, trial.allow_unaudited) == ("models:/prichexy-net/1", True)
+
+
+def test_a_model_goes_from_job_to_job_by_its_alias() -> None:
+    """Without a trial's values, nothing is published with a model that no audit has passed."""
+    configured = {name: load(JOBS[name], ROOT / "jobs" / "configs" / f"{name}.yaml").model_dump() for name in MODELS}
+    assert {name: settings["model"] for name, settings in configured.items()} == {
+        "audit": f"models:/prichexy-net@{STAGING}",
+        "promote": f"models:/prichexy-net@{STAGING}",
+        "anonymize": f"models:/prichexy-net@{CHAMPION}",
+    }
+    assert configured["anonymize"]["allow_unaudited"] is False
+    trials = [command for command in commands() if "exec ray-head" in command and "anonymize.yaml" in command]
+    assert len(trials) == 2
+    for command in trials:
+        assert " model=models:/prichexy-net/1 allow_unaudited=true" in command
+
+
+def test_the_training_table_is_made_where_training_looks_and_the_policies_allow_it() -> None:
+    made = [line[line.index("--") + 1 :] for line in kubectl_commands() if "--" in line]
+    (catalog,) = [line for line in made if line[1] == "catalog"]
+    (prepare,) = [line for line in made if line[1] == "prepare"]
+    assert prepare[2] == catalog[catalog.index("--out") + 1]
+    table = prepare[prepare.index("--out") + 1]
+    assert table == load(TrainConfig, ROOT / "jobs" / "configs" / "train-chestxray14.yaml").table
+    assert {"ray.address=auto", "ray.wait_cpus=4"} <= set(prepare)  # the standing cluster's head has no cores
+    read, written = [catalog[2], catalog[catalog.index("--labels") + 1]], [prepare[2], table]
+    for place, policy, right in [(place, "source-reader", "Get") for place in read] + [
+        (place, "table-writer", right) for place in written for right in ("Get", "Put", "Delete")
+    ]:
+        assert allows(policy, f"s3:{right}Object", f"arn:aws:s3:::{place.removeprefix('s3://')}/a"), place
 
 
 def test_the_operator_is_put_where_the_network_policy_lets_it_in() -> None:
@@ -225,9 +304,6 @@ def test_the_operator_is_put_where_the_network_policy_lets_it_in() -> None:
 
 
 def test_what_the_readme_asks_to_add_for_another_s3_is_a_setting_of_each_job() -> None:
-    from prichexy.config import load
-    from tests.infra.test_entrypoints import JOBS
-
     (added,) = re.findall(r"`(storage: \{.*?\})`", README.read_text().replace("\n   ", ""))
     value = yaml.safe_load(added)["storage"]
     named = [file for file in (ROOT / "jobs" / "configs").glob("*.yaml") if "s3://" in file.read_text()]

@@ -27,6 +27,10 @@ from tests.lake.test_commit import job, rows
 KEYS = Pseudonyms.from_secret(bytes(range(32)))
 
 
+CARD = ("README.md", "SHA256SUMS", "index.html", "splits.parquet")
+"""What was written of the snapshots; the page shows every image's id, as `publish --show` does."""
+
+
 def patient(source: int) -> str:
     """Three radiographs a patient."""
     return KEYS.patient_id("", str(source // 3))
@@ -68,6 +72,8 @@ def grown(place: Path | str) -> Store:
     snapshot(store, 3, [14, 15, 9], replaced=(9,))
     for name in ("README.md", "SHA256SUMS", "splits.parquet"):
         store.write(name, b"figures and hashes")
+    shown = "".join(f"<code>{image(source)}</code> of {patient(source)}" for source in range(16))
+    store.write("index.html", f"<html>{shown}</html>".encode())
     return store
 
 
@@ -123,12 +129,12 @@ def test_files_without_the_patient_are_not_touched(store: Store) -> None:
     gone = sorted(before.keys() - after.keys())
     # 9, 10 and 11 stand in shard 1-2 (as it was, and without 9), 9 also in 2-0 (as it was) and 3-0.
     assert gone == sorted(
-        ["README.md", "SHA256SUMS", "splits.parquet"]
+        [*CARD]
         + [layout.manifest_path(number) for number in (1, 2, 3)]
         + ["data/part-0001-000002-of-000003.parquet", "data/part-0002-from-0001-000002.parquet"]
         + ["data/part-0002-000000-of-000001.parquet", "data/part-0003-000000-of-000001.parquet"]
     )
-    assert (done.shards, done.files_removed, done.card_files) == (4, 10, ("README.md", "SHA256SUMS", "splits.parquet"))
+    assert (done.shards, done.files_removed, done.card_files) == (4, 11, CARD)
     same = {path for path in before if path in after and before[path] == after[path]}
     changed = before.keys() - same - set(gone)
     assert changed == {"_SUCCESS", *(layout.commit_path(*shard) for shard in ((1, 2), (2, 0), (3, 0)))}

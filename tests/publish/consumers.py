@@ -134,18 +134,16 @@ def decoded(png: bytes) -> "np.ndarray[Any, Any]":
 
 
 def python_blocks(document: Path, imported: str = r"\w+") -> list[str]:
-    """A document's Python blocks that import this first, in any of its import lines."""
+    """A document's Python blocks that import this, in any of their import lines."""
     found = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
-    return [block for block in found if re.search(rf"^import {imported}\b", block, re.MULTILINE)]
+    return [block for block in found if re.search(rf"^(?:import|from) {imported}\b", block, re.MULTILINE)]
 
 
 def card_block(folder: Path, library: str) -> str:
     """The card's one block for a library; the one for torch uses others too."""
-    (block,) = [
-        block
-        for block in python_blocks(folder / "README.md", library)
-        if library == "torch" or not re.search(r"^import torch\b", block, re.MULTILINE)
-    ]
+    with_torch = python_blocks(folder / "README.md", "torch")
+    others = [block for block in python_blocks(folder / "README.md", library) if block not in with_torch]
+    (block,) = with_torch if library == "torch" else others
     return block
 
 

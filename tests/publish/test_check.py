@@ -106,6 +106,20 @@ DAMAGE: list[tuple[Callable[[Path], object], list[str], str]] = [
         "names other data files",
     ),
     (
+        lambda root: _rewrite(
+            root, "README.md", lambda text: text.replace("fewer than 5 patients", "fewer than 3 patients")
+        ),
+        ["card", "checksums"],
+        "was made with small_cell=3, and tells of groups of that many patients: publish again with small_cell=5",
+    ),
+    (
+        lambda root: _rewrite(
+            root, "README.md", lambda text: text.replace("patients are withheld", "patients are not")
+        ),
+        ["card", "checksums"],
+        "does not say which counts it withholds",
+    ),
+    (
         lambda root: _rewrite(root, "croissant.json", lambda text: text[:-9]),
         ["croissant", "checksums"],
         "not valid: JSONDecodeError",
@@ -128,6 +142,15 @@ def test_each_gap_is_found(
     damage(Path(ready.destination))
     assert missing(ready) == what
     assert any(sentence in gap.sentence for gap in check(ready))
+
+
+@pytest.mark.parametrize(("small_cell", "what"), [(1, ["card"]), (4, ["card"]), (5, []), (11, [])])
+def test_a_card_that_tells_of_small_groups_does_not_go_public(
+    ready: PublishConfig, small_cell: int, what: list[str]
+) -> None:
+    """Whatever the settings of the check say: it is read from the card."""
+    publish(ready.model_copy(update={"small_cell": small_cell}))
+    assert missing(ready) == what
 
 
 def test_what_is_not_stated_is_named(store: Store) -> None:

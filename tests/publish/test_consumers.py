@@ -80,7 +80,9 @@ def bucket(s3: S3Server, credentials: None) -> s3fs.S3FileSystem:
 
 
 @pytest.mark.e2e
-def test_duckdb_reads_what_was_published_on_s3(bucket: s3fs.S3FileSystem, s3: S3Server) -> None:
+def test_what_was_published_on_s3_is_read_as_the_readme_says(
+    bucket: s3fs.S3FileSystem, s3: S3Server, tmp_path: Path
+) -> None:
     store = published("s3://public/release-1")
     done = publish(load(PublishConfig, destination=store.uri, splits=True, **STATED))
     assert done.images == 40
@@ -92,6 +94,10 @@ def test_duckdb_reads_what_was_published_on_s3(bucket: s3fs.S3FileSystem, s3: S3
         "select count(*) from SHARDS join SPLITS using (image_id) where split = 'train' and len(findings) > 0"
     )
     assert 0 < train[0][0] < 40
+    (block,) = [block for block in python_blocks(ROOT / "README.md", "duckdb") if "s3://" in block]
+    told = printed(block, tmp_path, tmp_path, s3.environment())
+    assert re.search(r"AP\W+20\b", told), told
+    assert told.splitlines()[-1] == "(64, 64)"
 
 
 @pytest.mark.e2e
@@ -170,7 +176,7 @@ def test_the_cards_own_lines_run(folder: Path, tmp_path: Path, library: str) -> 
 def test_the_training_loop_of_the_readme_is_the_cards_and_runs(folder: Path, tmp_path: Path) -> None:
     (loop,) = python_blocks(ROOT / "README.md", "torch")
     assert loop == card_block(folder, "torch")
-    assert len([line for line in loop.splitlines() if line.strip()]) <= 25
+    assert len([line for line in loop.splitlines() if line.strip()]) <= 20
     first, second = losses(printed(loop, folder, tmp_path))
     assert second < first < 1.5
 
@@ -204,6 +210,7 @@ def test_the_cards_lines_read_the_newest_snapshot_only(tmp_path: Path) -> None:
     publish(load(PublishConfig, destination=store.uri, splits=True, **STATED))
     out = tmp_path / "out"
     assert printed(card_block(out, "pyarrow"), out, tmp_path) == "40\n"
+    assert (out / "README.md").read_text().count('["s3://BUCKET/PREFIX/" + file for file in files]') == 2
     assert len(losses(printed(card_block(out, "torch"), out, tmp_path))) == 2
 
 

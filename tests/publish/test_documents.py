@@ -17,16 +17,20 @@ import yaml
 from PIL import Image
 
 from prichexy.config import PublishConfig, load
+from prichexy.deid import Pseudonyms
 from prichexy.errors import UsageError
 from prichexy.lake.commit import commit_shard
 from prichexy.lake.job import claim
+from prichexy.lake.layout import CARD_FILES
 from prichexy.lake.snapshots import finish
 from prichexy.lake.storage import Store
+from prichexy.lake.withdrawal import Named, withdraw
 from prichexy.publish import publish
 from prichexy.publish.croissant import validate
 from prichexy.registry import ModelVersion, Registry, store_audit
 from prichexy.verdict import audit_id
 from tests.publish.publications import audited, image_id, job, png, published, rows
+from tests.publish.publications import name as pseudonym
 from tests.registry.registered import SECRET, registered
 from tests.verdict.records import record
 
@@ -220,6 +224,13 @@ def test_small_counts_are_in_no_document(store: Store) -> None:
     text = read(store, "README.md")
     assert re.search(r"\| Nodule, Pneumonia, Hernia, no finding \| withheld \| withheld \|", text)
     assert "Source files set aside instead of published: withheld." in text
+    assert "counts of files, not of patients: fewer than 5 files are withheld here" in text
+    exact = json.loads(store.read(re.findall(r"exactly in the manifest,\s+`([^`]+)`", text)[0]))
+    assert (exact["quarantined"], exact["counts"]["text_covered"]) == ({"Truncated": 2}, 13)
+    for document in (text, read(store, "index.html"), read(store, "croissant.json")):
+        told = " ".join(document.split())
+        assert "Counts of fewer than 5 patients are withheld" in told
+        assert "manifest" in told
     assert ">1</text>" not in read(store, "index.html")
     publish(described(store, small_cell=1))
     assert "| Hernia | 1 | 1 |" in read(store, "README.md")
@@ -305,6 +316,23 @@ def test_the_page_loads_nothing_and_shows_only_named_images(store: Store) -> Non
     assert "<script" not in page
     assert '<title id="findings-title">Findings</title>' in page
     assert "Radiographs: of | nobody" in page
+
+
+def test_the_page_is_remade_without_the_patient_who_withdrew(tmp_path: Path) -> None:
+    keys = Pseudonyms.from_secret(SECRET)
+    store = published(tmp_path / "out", replace(job(), key_id=keys.key_id))
+    both = [image_id(0), image_id(2)]
+    publish(described(store, splits=True, show=both))
+    assert image_id(0) in read(store, "index.html")
+    withdraw(store, keys, Named(patients=frozenset([pseudonym("patient", 0)])))
+    assert not {item.path for item in store.list()} & set(CARD_FILES)
+    with pytest.raises(UsageError, match="1 of the images are not published"):
+        publish(described(store, splits=True, show=both))
+    publish(described(store, splits=True, show=both[1:]))
+    assert image_id(2) in read(store, "index.html")
+    gone = [text.encode() for text in (image_id(0), image_id(1), pseudonym("patient", 0))]
+    assert [path for path in CARD_FILES if path != "LICENSE" for word in gone if word in store.read(path)] == []
+    assert not {image_id(0), image_id(1)} & set(pq.read_table(f"{store.root}/splits.parquet")["image_id"].to_pylist())
 
 
 def test_an_image_that_is_not_published_can_not_be_shown(store: Store) -> None:

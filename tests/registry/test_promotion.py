@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from prichexy.errors import PrichexyError, UsageError
-from prichexy.registry import ModelVersion, Registry, promote, roll_back, store_audit
+from prichexy.registry import ModelVersion, Registry, promote, roll_back, stage_version, store_audit
 from prichexy.verdict import VerdictError, audit_id
 from tests.registry.registered import SECRET, plant, registered, stored_file
 from tests.verdict.records import record
@@ -80,6 +80,45 @@ def test_the_champion_before_becomes_previous_and_a_rollback_swaps_the_two(regis
         ("rollback", "2", "rolled back"),
         ("rollback", "3", "rolled back"),
     ]
+
+
+def test_the_newest_version_is_staged_and_its_promotion_takes_the_alias_off(registry: Registry) -> None:
+    one, two = audited(registry, "staged"), audited(registry, "staged")
+    assert [stage_version(registry, model) for model in (two, two, one)] == [True, False, False]
+    assert aliases(registry, "staged") == {"staging": "2"}
+    promote(registry, "models:/staged/1", SECRET, "the older, first")
+    assert aliases(registry, "staged") == {"staging": "2", "champion": "1"}
+    assert promote(registry, "models:/staged@staging", SECRET, "now this one").model == "models:/staged/2"
+    assert aliases(registry, "staged") == {"champion": "2", "previous": "1"}
+    roll_back(registry, "staged", SECRET, "it was worse")
+    assert [stage_version(registry, model) for model in (one, two)] == [False, False]
+    assert stage_version(registry, registered(registry, "staged"))
+    assert aliases(registry, "staged") == {"champion": "1", "previous": "2", "staging": "3"}
+
+
+def test_a_version_that_is_refused_stays_staged(registry: Registry) -> None:
+    stage_version(registry, registered(registry, "waiting"))
+    with pytest.raises(VerdictError, match="models:/waiting/1 has no audit"):
+        promote(registry, "models:/waiting@staging", SECRET, "in haste")
+    assert aliases(registry, "waiting") == {"staging": "1"}
+
+
+def test_a_promotion_that_was_cut_off_before_its_end_is_ended_by_the_same_command(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_version(registry, audited(registry, "cut"))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.delete_registered_model_alias", fail)
+        with pytest.raises(PrichexyError, match="can't be used"):
+            promote(registry, "models:/cut@staging", SECRET, "first")
+    assert aliases(registry, "cut") == {"champion": "1", "staging": "1"}
+    assert promote(registry, "models:/cut@staging", SECRET, "again").outcome == "unchanged"
+    assert aliases(registry, "cut") == {"champion": "1"}
+    assert [event["outcome"] for event in events(registry, "cut")] == ["promoted", "unchanged"]
 
 
 def _unaudited(registry: Registry, model: ModelVersion) -> None:

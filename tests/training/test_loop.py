@@ -93,8 +93,14 @@ def test_the_registered_model_obfuscates(trained: tuple[TrainConfig, TrainedSumm
 
 def test_the_same_command_again_changes_nothing(trained: tuple[TrainConfig, TrainedSummary]) -> None:
     config, summary = trained
+    registry = Registry(config.tracking_uri)
+    assert registry.find("models:/prichexy-net@staging").version == "1"
+    with registry.asked() as client:  # as a promotion does
+        client.set_registered_model_alias("prichexy-net", "champion", "1")
+        client.delete_registered_model_alias("prichexy-net", "staging")
     assert train(config) == summary
     assert len(child_runs(config, summary.mlflow_run)) == 2
+    assert registry.find("models:/prichexy-net/1").aliases == ("champion",)
 
 
 def test_a_run_with_other_settings_is_refused(trained: tuple[TrainConfig, TrainedSummary]) -> None:
