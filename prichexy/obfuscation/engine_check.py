@@ -65,7 +65,7 @@ class EngineCheck:
     """What was found about one engine in one precision.
 
     Attributes:
-        engine: ``torch`` or ``openvino``.
+        engine: ``torch``, ``openvino`` or ``cuda-graph``.
         precision: ``float32`` or ``bfloat16``.
         unusable: why it can't be used on this machine, or None.
         at_size: differences at the network's resolution.
@@ -101,9 +101,9 @@ class EngineCheck:
 def check_engines(
     settings: ObfuscationSettings, state: Mapping[str, Tensor], images: Iterable[tuple[Pixels, int]]
 ) -> list[EngineCheck]:
-    """Each engine and precision compared with torch in float32, on a CPU.
+    """Each engine and precision compared with torch in float32 on a CPU; ``cuda-graph`` on a GPU, where there is one.
 
-    It uses as many threads as torch is set to.
+    On a CPU it uses as many threads as torch is set to.
 
     Args:
         settings: of a model with a network; its own engine and precision don't matter.
@@ -123,7 +123,8 @@ def check_engines(
     for check in checks:
         asked = settings.model_copy(update={"engine": check.engine, "precision": check.precision})
         try:
-            obfuscators.append(build(asked, state))
+            on_gpu = check.engine == "cuda-graph" and torch.cuda.is_available()
+            obfuscators.append(build(asked, state, "cuda" if on_gpu else "cpu"))
         except UsageError as error:
             obfuscators.append(None)
             check.unusable = str(error)

@@ -1,4 +1,4 @@
-"""What computes a network: torch on any device (on NVIDIA's GPUs captured), or OpenVINO on a CPU, behind one protocol.
+"""What computes a network, behind one protocol: torch on any device, OpenVINO on a CPU, a captured graph on a GPU.
 
 Shape suffixes: N batch, C channel, H height, W width.
 """
@@ -46,9 +46,13 @@ def frozen(network: nn.Module, settings: ObfuscationSettings, device: torch.devi
     if settings.precision is None:
         raise ValueError(f"a '{settings.kind}' has no network")
     kind = torch.device(device).type
+    if settings.engine == "cuda-graph":
+        if kind != "cuda":
+            raise UsageError(
+                "engine: cuda-graph runs on NVIDIA GPUs only: give the workers GPUs, or audit the model on torch"
+            )
+        return CudaNetwork(network, settings.precision, settings.image_size, device)
     if settings.engine != "openvino":
-        if kind == "cuda":
-            return CudaNetwork(network, settings.precision, settings.image_size, device)
         return FrozenNetwork(network, settings.precision, device)
     if kind != "cpu":
         raise UsageError(

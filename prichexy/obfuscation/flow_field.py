@@ -20,6 +20,9 @@ from prichexy.obfuscation.grey_warp import warp_grey_levels
 from prichexy.obfuscation.protocol import check_batch, checked_natives
 from prichexy.obfuscation.settings import ObfuscationSettings
 
+NativeDeform = Callable[[Pixels, Tensor, int], Pixels]
+"""From grey levels (H, W), a normalised displacement (2, S, S) and the bit depth to the deformed grey levels."""
+
 NATIVE_ON_GPU = True
 """Whether a GPU that predicts a field also deforms the native image. Not measured yet: a generator actor has one core,
 and 21 ms of it for 2500 x 3000 pixels (`warp_grey_levels`) would hold its GPU to 48 images a second, whatever that can.
@@ -59,20 +62,23 @@ class FlowField:
 
     @cached_property
     def levels(self) -> LevelBatches | None:
-        """Grey levels in, deformed ones out, at the network's resolution: on an NVIDIA GPU, where images cross to it
-        and back as such; None elsewhere.
+        """Grey levels in, deformed ones out, at the network's resolution, where images cross to a GPU and back as such
+        (engine ``cuda-graph``); None elsewhere.
         """
         if not isinstance(self._generator, CudaNetwork):
             return None
         return self._generator.on_levels(self._deform_soundly)
 
     @cached_property
-    def native_levels(self) -> Callable[[Pixels, Tensor, int], Pixels]:
-        """Deforms grey levels of any size and of a bit depth by a displacement that lies on this device: on the GPU, if
-        it is one and cheaper (`NATIVE_ON_GPU`), else on the CPU.
+    def native_levels(self) -> NativeDeform | None:
+        """Deforms grey levels of any size and of a bit depth by a displacement that lies on this device: on the GPU
+        with engine ``cuda-graph``, if that is cheaper (`NATIVE_ON_GPU`), else on the CPU; None for torch on a GPU,
+        which deforms in float32.
         """
         if isinstance(self._generator, CudaNetwork) and NATIVE_ON_GPU:
             return NativeWarp(self._generator.queues)
+        if self.device.type != "cpu" and not isinstance(self._generator, CudaNetwork):
+            return None
         return lambda pixels_HW, displacement_2hw, _: warp_grey_levels(pixels_HW, displacement_2hw.cpu())
 
     def __call__(self, images_N1HW: Tensor, seeds_N: Tensor) -> Tensor:

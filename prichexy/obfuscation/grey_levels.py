@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prichexy.imaging.radiograph import Pixels
 from prichexy.imaging.resample import from_unit, to_unit
-from prichexy.obfuscation.flow_field import FlowField
+from prichexy.obfuscation.flow_field import FlowField, NativeDeform
 from prichexy.obfuscation.protocol import Obfuscator, check_batch
 
 
@@ -25,8 +25,8 @@ def obfuscate_levels(
 ) -> Iterator[Pixels | None]:
     """Obfuscated images, one after the other, rounded to the grey levels that their files will hold.
 
-    A flow field deforms native images as integers, whether on a CPU or on a GPU (`FlowField.native_levels`), and takes
-    a GPU's images at S as integers (`FlowField.levels`); everything else goes through float32 in [0, 1].
+    A flow field deforms native images as integers on a CPU and by engine ``cuda-graph`` (`FlowField.native_levels`),
+    which takes images at S as integers, too (`FlowField.levels`); everything else goes through float32 in [0, 1].
 
     Args:
         obfuscator: on `device`.
@@ -52,9 +52,9 @@ def obfuscate_levels(
         outputs: Iterable[Tensor] = obfuscator(torch.stack(units).to(device), seeds_N)
         return _rounded(outputs, bit_depths)
     small_N1SS = torch.stack([_unit(image, depth) for image, depth in zip(thumbnails, bit_depths, strict=True)])
-    if isinstance(obfuscator, FlowField):
+    if isinstance(obfuscator, FlowField) and obfuscator.native_levels is not None:
         check_batch(small_N1SS, seeds_N, obfuscator.settings.image_size)
-        return _deformed(obfuscator, obfuscator.displacement(small_N1SS), images, bit_depths)
+        return _deformed(obfuscator.native_levels, obfuscator.displacement(small_N1SS), images, bit_depths)
     natives = (_unit(image, depth).to(device) for image, depth in zip(images, bit_depths, strict=True))
     return _rounded(obfuscator.at_native(small_N1SS.to(device), natives, seeds_N), bit_depths)
 
@@ -70,9 +70,9 @@ def _rounded(outputs: Iterable[Tensor], bit_depths: Sequence[int]) -> Iterator[P
 
 
 def _deformed(
-    obfuscator: FlowField, displacement_N2SS: Tensor, images: Iterable[Pixels], bit_depths: Sequence[int]
+    deform: NativeDeform, displacement_N2SS: Tensor, images: Iterable[Pixels], bit_depths: Sequence[int]
 ) -> Iterator[Pixels | None]:
     sound = displacement_N2SS.isfinite().flatten(1).all(dim=1).tolist()
     given = zip(displacement_N2SS, images, bit_depths, sound, strict=True)
     for displacement_2SS, image_HW, depth, numbers in given:
-        yield obfuscator.native_levels(image_HW, displacement_2SS, depth) if numbers else None
+        yield deform(image_HW, displacement_2SS, depth) if numbers else None

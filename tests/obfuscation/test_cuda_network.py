@@ -179,15 +179,29 @@ def test_a_gpu_without_memory_is_told_with_the_mend() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "chosen"), [("cuda", "cuda"), ("cuda:1", "cuda"), (torch.device("cuda", 0), "cuda"), ("cpu", "frozen")]
+    ("name", "device", "chosen"),
+    [
+        ("cuda-graph", "cuda", "cuda"),
+        ("cuda-graph", "cuda:1", "cuda"),
+        ("cuda-graph", torch.device("cuda", 0), "cuda"),
+        ("torch", "cuda", "frozen"),
+        ("torch", "cpu", "frozen"),
+    ],
 )
-def test_the_engine_is_the_device_s(monkeypatch: pytest.MonkeyPatch, device: Any, chosen: str) -> None:
+def test_the_engine_is_the_one_that_was_audited(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: Any, chosen: str
+) -> None:
     asked = []
     monkeypatch.setattr(engines, "CudaNetwork", lambda *given: asked.append(given) or "cuda")
     monkeypatch.setattr(engines, "FrozenNetwork", lambda *given: "frozen")
     network = generator()
-    assert engines.frozen(network, settings(precision="bfloat16"), device) == chosen
+    assert engines.frozen(network, settings(precision="bfloat16", engine=name), device) == chosen
     assert asked == ([(network, "bfloat16", SIDE, device)] if chosen == "cuda" else [])
+
+
+def test_without_a_gpu_the_engine_says_what_to_do() -> None:
+    with pytest.raises(UsageError, match="cuda-graph runs on NVIDIA GPUs only: give the workers GPUs"):
+        engines.frozen(generator(), settings(engine="cuda-graph"), "cpu")
 
 
 def picture(height: int, width: int, bit_depth: int) -> Any:
