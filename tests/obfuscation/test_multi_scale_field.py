@@ -6,6 +6,7 @@ from prichexy.networks.coarse_appearance import FURTHEST, CoarseAppearance
 from prichexy.networks.deformation import displacement_pixels, folded_share, grid_at
 from prichexy.networks.smooth_fields import low_pass, spline_field
 from prichexy.obfuscation import build, parse_settings
+from prichexy.obfuscation.model_files import new_network
 from prichexy.obfuscation.multi_scale_field import MultiScaleField
 
 STILL = {"fields_px": (0, 0, 0), "exposure": 0.0, "contrast": 0.0}
@@ -23,7 +24,9 @@ def obfuscator(side: int = 64, **given: object) -> MultiScaleField:
     assert settings.kept is not None
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        network = CoarseAppearance("tiny", settings.kept, side)
+        network = new_network(settings)
+    assert isinstance(network, CoarseAppearance)
+    network.requires_grad_(False)
     network.mean_image.fill_(0.5)
     if settings.kept:
         network.axes[0, 0] = 1
