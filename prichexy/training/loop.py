@@ -91,6 +91,7 @@ def train(config: TrainConfig) -> TrainedSummary:
     run = Store(below(Store(config.storage_path, config.storage), config.run).place, config.storage)
     config = _absolute(config, table)
     stages, records = stages_of(config), {}
+    check_classifier_trained(config, stages, run)
     for stage in stages:
         records[stage] = read_record(below(run, stage), STAGE)
         check_unchanged(records[stage], deciding_settings(config, stage, table.facts.fingerprint), config.run, stage)
@@ -138,6 +139,21 @@ def check(config: TrainConfig, table: TrainingTable) -> None:
             start(config)
     if "multi_scale" in stages:
         check_classifier(config.multi_scale)
+
+
+def check_classifier_trained(config: TrainConfig, stages: tuple[StageName, ...], run: Store) -> None:
+    """Refuse to fit multi-scale-field by a classifier that has learned nothing.
+
+    Raises:
+        UsageError: neither this run nor a file has one.
+    """
+    if "multi_scale" not in stages or "classifier" in stages or config.classifier.weights is not None:
+        return
+    if Checkpoints(below(run, "classifier")).read_lowest("classifier", "classifier") is None:
+        raise UsageError(
+            "multi-scale-field needs a trained classifier: train stage classifier or all in this run, or give "
+            "classifier.weights"
+        )
 
 
 def publishes(stages: tuple[StageName, ...]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
 
 from prichexy.config import MultiScaleConfig
 from prichexy.networks.classifier import Classifier
@@ -47,6 +48,7 @@ def multi_scale_stage(
     training: Samples[PatientPairs],
     held_out: Callable[[str], Samples[LabelledPairs]],
     tested: bool,
+    figure: Callable[[nn.Module], Callable[[], bytes] | None],
 ) -> Stage[Any]:
     """The stage, its generator fitted to the training images.
 
@@ -58,6 +60,7 @@ def multi_scale_stage(
         training: same-patient pairs.
         held_out: labelled pairs of a split.
         tested: whether there are any of the test split.
+        figure: makes, for a generator, what pictures its images.
 
     Raises:
         UsageError: the appearance can't be fitted, or a file of weights can't be used.
@@ -102,6 +105,7 @@ def multi_scale_stage(
         watched="total",
         kept=("total",),
         course=inputs.course(settings),
+        figure=figure(generator),
         begin=begin,
         tests_last=settings.keep == "latest",
     )

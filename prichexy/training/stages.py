@@ -325,17 +325,13 @@ def _multi_scale(inputs: Inputs) -> Stage[Any]:
     classifier, weights = initial_classifier(config), inputs.trained("classifier", "classifier")
     if weights is not None:
         load_into(classifier, weights)
-    elif config.classifier.weights is None:
-        raise UsageError(
-            "multi-scale-field needs a trained classifier: train stage classifier or all in this run, or give "
-            "classifier.weights"
-        )
     return multi_scale_stage(
         inputs,
         classifier,
         patient_pairs(rows, _drawn(config, rows), None),
         lambda split: _labelled_pairs(inputs, split),
         inputs.tested and _has_pairs(inputs),
+        lambda generator: _figure(inputs, generator),
     )
 
 
