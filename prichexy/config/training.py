@@ -211,7 +211,8 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> Self:
-        for name in ("classifier", "verifier", "pretraining", "adversarial", "multi_scale"):
+        own = ("multi_scale",) if self.generator.kind == "multi-scale-field" else ("pretraining", "adversarial")
+        for name in ("classifier", "verifier", *own):
             if getattr(self, name).batch % self.compute.workers:
                 raise ValueError(f"{name}.batch must be a multiple of compute.workers, so that workers share equally")
         return self

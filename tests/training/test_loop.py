@@ -204,7 +204,10 @@ def test_a_table_without_same_patient_pairs_is_refused(tmp_path: Path, monkeypat
         (["stage=attacker"], "setting stage: Input should be"),
         (["run=a/b"], "setting run:"),
         (["adversarial.batch=1"], "setting adversarial.batch:"),
-        (["compute.workers=3", "multi_scale.batch=64"], "must be a multiple of compute.workers"),
+        (
+            ["generator.kind=multi-scale-field", "multi_scale.batch=5", "compute.workers=2"],
+            "multi_scale.batch must be a",
+        ),
         (["multi_scale.critics=[huge]"], "setting multi_scale.critics.0: Input should be 'tiny-narrow'"),
         (["multi_scale.critics=[]"], "setting multi_scale.critics:"),
         (["multi_scale.restart_every=0"], "setting multi_scale.restart_every:"),
