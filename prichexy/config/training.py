@@ -84,7 +84,10 @@ class MultiScaleConfig(StageConfig):
 
     epochs: int = Field(100, ge=1, le=100_000, description="most epochs")
     batch: int = Field(64, ge=4, description="same-patient pairs of one step, all workers together")
-    learning_rate: float = Field(1e-3, gt=0, description="of axes, images along them and shares of detail, Adam")
+    learning_rate: float = Field(1e-3, gt=0, description="of axes and shares of detail, Adam")
+    basis_learning_rate: float = Field(
+        1e-4, gt=0, description="of the images along the axes, Adam: about so much of the grey range a step and pixel"
+    )
     privacy_weight: float = Field(
         1.0, ge=0, description="of the attackers' success in the loss, against what is lost of the findings"
     )

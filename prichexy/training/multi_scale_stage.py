@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
+from torch.optim import Adam
 
 from prichexy.config import MultiScaleConfig
 from prichexy.networks.classifier import Classifier
+from prichexy.networks.coarse_appearance import CoarseAppearance
 from prichexy.networks.initial_weights import start_from
 from prichexy.networks.verifier import Verifier, VerifierBackbone
 from prichexy.training.appearance_fit import fit_appearance
 from prichexy.training.batches import LabelledPairs, PatientPairs
-from prichexy.training.compute import adam, adamw, bare
+from prichexy.training.compute import adamw, bare
 from prichexy.training.epochs import Stage
 from prichexy.training.multi_scale_step import (
     MultiScaleSettings,
@@ -72,7 +74,7 @@ def multi_scale_stage(
     networks = Networks(generator, tuple(critics))
     alone = Networks(bare(generator), tuple(map(bare, critics)))
     optimisers = Optimisers(
-        adam(generator, settings.learning_rate),
+        _adam(appearance, settings),
         tuple(adamw(critic, settings.critic_learning_rate) for critic in critics),
     )
     step_settings = MultiScaleSettings(
@@ -109,6 +111,18 @@ def multi_scale_stage(
         begin=begin,
         tests_last=settings.keep == "latest",
     )
+
+
+def _adam(appearance: CoarseAppearance, settings: MultiScaleConfig) -> Adam:
+    """Adam with a rate of its own for images: its steps have the rate's size, and a pixel's scale is another's.
+
+    At the axes' rate some hundred steps would draw noise over the expected image.
+    """
+    groups = [
+        {"params": [appearance.axes, appearance.shares], "lr": settings.learning_rate},
+        {"params": [appearance.basis], "lr": settings.basis_learning_rate},
+    ]
+    return Adam(groups, fused=True)
 
 
 def _named(both: Networks | Optimisers) -> dict[str, Any]:
