@@ -219,7 +219,8 @@ def train(
 ) -> None:
     """Train on Ray, with every epoch in MLflow; killed and started again, it goes on from its last checkpoint.
 
-    The defaults are the paper's; `generator` is pretrained and then trained against verifier and classifier.
+    The defaults are the paper's; `generator` is pretrained and then trained against verifier and classifier, or, with
+    generator.kind=multi-scale-field, fitted and then trained against several verifiers.
 
     Example: `prichexy train all --table table/ --out runs/ --run first verifier.backbone=resnet18 compute.gpu=true`
     """

@@ -79,14 +79,70 @@ class AdversarialConfig(StageConfig):
     )
 
 
+class MultiScaleConfig(StageConfig):
+    """multi-scale-field against several verifiers and a correlation of thumbnails."""
+
+    epochs: int = Field(100, ge=1, le=100_000, description="most epochs")
+    batch: int = Field(64, ge=4, description="same-patient pairs of one step, all workers together")
+    learning_rate: float = Field(1e-3, gt=0, description="of axes and shares of detail, Adam")
+    basis_learning_rate: float = Field(
+        1e-4, gt=0, description="of the images along the axes, Adam: about so much of the grey range a step and pixel"
+    )
+    privacy_weight: float = Field(
+        1.0, ge=0, description="of the attackers' success in the loss, against what is lost of the findings"
+    )
+    critics: tuple[Literal["tiny-narrow", "tiny", "tiny-wide", "resnet18", "resnet50"], ...] = Field(
+        ("tiny-narrow", "tiny", "tiny-wide"), min_length=1, max_length=9, description="backbones of the verifiers"
+    )
+    critic_learning_rate: float = Field(1e-3, gt=0, description="of each verifier, AdamW")
+    critic_augmentation: float = Field(
+        1.0, ge=0, le=3, description="strength of random changes of what verifiers learn from; the generator's are none"
+    )
+    restart_every: int | None = Field(
+        10, ge=1, description="epochs after which one verifier starts anew, each in its turn; null: never"
+    )
+    keep: Literal["latest", "total"] = Field(
+        "latest",
+        description="which generator is registered: the last, or that of the lowest validation loss, which verifiers "
+        "that have not learned yet make too low",
+    )
+    check_weights: Path | None = Field(
+        None, description="a classifier's file that training does not use: what it still finds is reported"
+    )
+    check_backbone: Literal["densenet121", "resnet18", "tiny"] = Field("densenet121", description="of that file")
+
+
 class GeneratorConfig(Settings):
     """What is trained to obfuscate; as in the obfuscation's settings, image size and precision left out."""
 
-    kind: Literal["flow-field", "privacy-net"] = Field("flow-field", description="PriCheXy-Net, or Privacy-Net")
+    kind: Literal["flow-field", "privacy-net", "multi-scale-field"] = Field(
+        "flow-field", description="PriCheXy-Net, Privacy-Net, or standardized coarse appearance under smooth fields"
+    )
     mu: float | None = Field(None, gt=0, le=0.1, description="flow-field: largest displacement, in half image widths")
     operator: Literal["corrected", "reference"] | None = Field(None, description="flow-field: how a field deforms")
     features: int | None = Field(None, ge=1, le=256, description="filters of the first block; as published when unset")
     weights: Path | None = Field(None, description="a generator's checkpoint; it stands for the pretraining")
+    coarse_px: float | None = Field(
+        None, gt=0, le=64, description="multi-scale-field: sigma of the coarse appearance, in pixels of 256"
+    )
+    detail: float | None = Field(
+        None, ge=0, le=1, description="multi-scale-field: share of detail that stays, before shares are learned"
+    )
+    kept: int | None = Field(
+        None, ge=0, le=14, description="multi-scale-field: numbers in which findings decide on the coarse appearance"
+    )
+    code_noise: float | None = Field(None, ge=0, le=10, description="multi-scale-field: noise on them")
+    fields_px: tuple[float, float, float] | None = Field(
+        None, description="multi-scale-field: bounds of the three fields, in pixels of 256"
+    )
+    exposure: float | None = Field(None, ge=0, le=0.5, description="multi-scale-field: largest change of exposure")
+    contrast: float | None = Field(None, ge=0, le=0.5, description="multi-scale-field: largest change of contrast")
+
+    @model_validator(mode="after")
+    def _fitted_not_loaded(self) -> Self:
+        if self.kind == "multi-scale-field" and self.weights is not None:
+            raise ValueError("weights: multi-scale-field starts from what is fitted to the table; leave them out")
+        return self
 
 
 class PairCounts(Settings):
@@ -130,7 +186,9 @@ class TrainConfig(Settings):
     """`prichexy train`: from a training table to a registered model. The defaults are the paper's."""
 
     stage: Literal["classifier", "verifier", "generator", "all"] = Field(
-        "all", description="generator: its pretraining, then adversarially; all: classifier and verifier before"
+        "all",
+        description="generator: its pretraining, then adversarially (multi-scale-field: a fit, then against several "
+        "verifiers); all: classifier and verifier before",
     )
     table: str = Field(description="a training table made by `prichexy prepare`")
     storage_path: str = Field(description="folder or s3:// prefix for runs, which all workers reach; private")
@@ -143,6 +201,7 @@ class TrainConfig(Settings):
     generator: GeneratorConfig = GeneratorConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     adversarial: AdversarialConfig = AdversarialConfig()
+    multi_scale: MultiScaleConfig = MultiScaleConfig()
     compute: ComputeConfig = ComputeConfig()
     figures: bool = Field(
         False, description="put validation images into MLflow; only for phantoms, or radiographs that may be shown"
@@ -155,7 +214,8 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _shares_are_equal(self) -> Self:
-        for name in ("classifier", "verifier", "pretraining", "adversarial"):
+        own = ("multi_scale",) if self.generator.kind == "multi-scale-field" else ("pretraining", "adversarial")
+        for name in ("classifier", "verifier", *own):
             if getattr(self, name).batch % self.compute.workers:
                 raise ValueError(f"{name}.batch must be a multiple of compute.workers, so that workers share equally")
         return self

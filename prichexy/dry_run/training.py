@@ -8,11 +8,11 @@ from prichexy.dry_run.plan import Plan, Rates, asked_registry, estimated, expect
 from prichexy.lake.storage import Store
 from prichexy.registry.models import without_password
 from prichexy.training.checkpoints import Checkpoints, below
-from prichexy.training.loop import check, check_capacity
+from prichexy.training.loop import check, check_capacity, check_classifier_trained, publishes
 from prichexy.training.records import STAGE, check_unchanged, deciding_settings, read_record
 from prichexy.training.stages import StageName, obfuscation_of, stages_of
 
-OF_PAIRS = ("verifier", "adversarial")
+OF_PAIRS = ("verifier", "adversarial", "multi_scale")
 """Stages whose samples are pairs: two images each."""
 
 
@@ -32,6 +32,7 @@ def plan_train(config: TrainConfig, rates: Rates) -> Plan:
         table.check(config.compute.workers)
         obfuscation_of(config, table.facts.size)
     run = below(Store(config.storage_path, config.storage), config.run)
+    check_classifier_trained(config, stages_of(config), run)
     where, capacity = expected_capacity(config.ray)
     check_capacity(config, capacity)
     stages, seconds = dict[str, str](), list[float | None]()
@@ -41,7 +42,7 @@ def plan_train(config: TrainConfig, rates: Rates) -> Plan:
     compute = config.compute
     known = [left for left in seconds if left is not None]
     whole = len(known) == len(seconds)
-    registered = config.register_as if "adversarial" in stages else None
+    registered = config.register_as if publishes(stages_of(config)) else None
     return Plan(
         job="train",
         does=f"trains {', '.join(stages)}" + (f" and registers {registered}" if registered else ""),

@@ -46,16 +46,18 @@ class SmallResNet(nn.Module):
 
     Args:
         outputs: K, the number of outputs.
+        width: how many times `WIDTHS` channels each stage has.
     """
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, width: float = 1.0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, WIDTHS[0], kernel_size=5, stride=2, padding=2, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        stages = zip((WIDTHS[0], *WIDTHS[:-1]), WIDTHS, (1, 2, 2, 2), strict=True)
-        self.layers = nn.Sequential(*(ResidualBlock(before, width, stride) for before, width, stride in stages))
+        widths = tuple(max(1, round(width * channels)) for channels in WIDTHS)
+        self.conv1 = nn.Conv2d(1, widths[0], kernel_size=5, stride=2, padding=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        stages = zip((widths[0], *widths[:-1]), widths, (1, 2, 2, 2), strict=True)
+        self.layers = nn.Sequential(*(ResidualBlock(before, channels, stride) for before, channels, stride in stages))
         self.pool = nn.AdaptiveAvgPool2d(POOLED_SIDE)
-        self.fc = nn.Linear(WIDTHS[-1] * POOLED_SIDE**2, outputs)
+        self.fc = nn.Linear(widths[-1] * POOLED_SIDE**2, outputs)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Outputs of the last layer, without activation.

@@ -47,21 +47,24 @@ class Verifier(nn.Module):
 
     Args:
         backbone: the network that embeds an image; ``tiny`` compares by the metric head, the others as published.
+        width: of ``tiny``'s layers, a multiple of its usual one.
 
     Raises:
-        ValueError: if there is no such backbone.
+        ValueError: if there is no such backbone, or another than ``tiny`` shall have another width.
     """
 
-    def __init__(self, backbone: VerifierBackbone = "resnet50") -> None:
+    def __init__(self, backbone: VerifierBackbone = "resnet50", width: float = 1.0) -> None:
         super().__init__()
         if backbone not in get_args(VerifierBackbone):
             raise ValueError(f"the verifier's backbone must be one of {', '.join(get_args(VerifierBackbone))}")
+        if width != 1 and backbone != "tiny":
+            raise ValueError("only the verifier's backbone tiny comes in several widths")
         self.backbone: VerifierBackbone = backbone
         self.metric: bool
         self.normalise: nn.Module
         self.model: nn.Module
         if backbone == "tiny":
-            self.metric, self.normalise, self.model = True, StandardizedInput(), SmallResNet(EMBEDDING)
+            self.metric, self.normalise, self.model = True, StandardizedInput(), SmallResNet(EMBEDDING, width)
         else:
             self.metric, self.normalise, self.model = False, ImageNetInput(), resnet(backbone, EMBEDDING)
         self.norm: nn.Module = nn.BatchNorm1d(EMBEDDING) if self.metric else nn.Identity()

@@ -27,7 +27,7 @@ from prichexy.obfuscation.identity import Identity
 from prichexy.obfuscation.multi_scale_field import MultiScaleField
 from prichexy.obfuscation.privacy_net import PrivacyNet
 from prichexy.obfuscation.protocol import Obfuscator
-from prichexy.obfuscation.settings import ObfuscationSettings, parse_settings
+from prichexy.obfuscation.settings import PIXELS, ObfuscationSettings, parse_settings
 
 FORMAT_VERSION = 1
 SETTINGS_FILE = "obfuscation.json"
@@ -43,7 +43,8 @@ def new_network(settings: ObfuscationSettings) -> nn.Module | None:
     if settings.kind == "privacy-net" and settings.features is not None:
         return PrivacyNetGenerator(features=settings.features)
     if settings.kind == "multi-scale-field" and settings.backbone is not None and settings.kept is not None:
-        return CoarseAppearance(settings.backbone, settings.kept, settings.image_size)
+        sigma = (settings.coarse_px or 0.0) / PIXELS * settings.image_size
+        return CoarseAppearance(settings.backbone, settings.kept, settings.image_size, sigma, settings.detail or 0.0)
     return None
 
 
@@ -66,7 +67,7 @@ def build(
     if network is not None:
         if not state:
             raise UsageError(f"a '{settings.kind}' model needs weights, but none were given")
-        load_into(network, state)
+        load_into(network, network.completed(state) if isinstance(network, CoarseAppearance) else state)
         if isinstance(network, CoarseAppearance):
             return MultiScaleField(settings, network, device)
         kind = FlowField if settings.kind == "flow-field" else PrivacyNet

@@ -59,7 +59,8 @@ class ObfuscationSettings(BaseModel):
         backbone: multi-scale-field's classifier of findings, which decides on the coarse appearance.
         coarse_px: sigma of the Gaussian that tells multi-scale-field's coarse appearance from detail, in pixels of
             256; 0 leaves the coarse appearance as it is.
-        detail: share of the fine detail that multi-scale-field keeps, 0 to 1.
+        detail: share of the fine detail that multi-scale-field keeps, 0 to 1; where shares of frequency bands were
+            learned, those are among its weights, and this is what they began at.
         kept: in how many numbers the classifier's outputs decide on the coarse appearance; 0: the cohort's mean.
         code_noise: standard deviation of the noise on them, in theirs.
         fields_px: largest velocity along an axis of multi-scale-field's three splines, in pixels of 256, the coarsest

@@ -17,8 +17,10 @@ from prichexy.errors import UsageError
 from prichexy.imaging import resize, to_unit
 from prichexy.networks.classifier import Classifier
 from prichexy.networks.coarse_appearance import CoarseAppearance
+from prichexy.obfuscation.model_files import new_network
 from prichexy.obfuscation.settings import ObfuscationSettings
 from prichexy.progress import Progress
+from prichexy.training.compute import device_of
 
 BATCH = 64
 RIDGE = 0.01
@@ -30,7 +32,8 @@ def fit_appearance(rows: SplitRows, classifier: Classifier, settings: Obfuscatio
 
     Args:
         rows: training images of at least the settings' size; larger ones are resized.
-        classifier: trained on originals of no patient of validation or test; it becomes part of the model.
+        classifier: trained on originals of no patient of validation or test; a copy becomes part of the model, on the
+            same device.
         settings: of kind ``multi-scale-field``.
 
     Raises:
@@ -44,17 +47,21 @@ def fit_appearance(rows: SplitRows, classifier: Classifier, settings: Obfuscatio
         raise UsageError(f"setting backbone: the classifier's is {classifier.backbone}: set backbone to it")
     if len(rows) <= kept:
         raise UsageError("the table has too few training images to fit the coarse appearance: prepare a larger table")
-    appearance = CoarseAppearance(settings.backbone, kept, side)
+    appearance = new_network(settings)
+    assert isinstance(appearance, CoarseAppearance)
     appearance.classifier.load_state_dict(classifier.state_dict())
-    appearance.eval().requires_grad_(False)
+    appearance.eval().to(device_of(classifier))
     logits_NF, mean_SS = _first_pass(rows, appearance.classifier, side)
     centre_F = logits_NF.mean(axis=0)
     axes_FK = _main_axes(logits_NF - centre_F, kept)
     codes_NK = (logits_NF - centre_F) @ axes_FK
-    appearance.centre.copy_(torch.from_numpy(centre_F))
-    appearance.axes.copy_(torch.from_numpy(axes_FK))
-    appearance.mean_image.copy_(torch.from_numpy(mean_SS)[None])
-    appearance.basis.copy_(torch.from_numpy(_regressed(rows, codes_NK, mean_SS)))
+    centred_NF = logits_NF - centre_F
+    with torch.no_grad():
+        appearance.centre.copy_(torch.from_numpy(centre_F))
+        appearance.axes.copy_(torch.from_numpy(axes_FK))
+        appearance.mean_image.copy_(torch.from_numpy(mean_SS)[None])
+        appearance.basis.copy_(torch.from_numpy(_regressed(rows, codes_NK, mean_SS)))
+        appearance.covariance.copy_(torch.from_numpy(centred_NF.T @ centred_NF / len(centred_NF)))
     return appearance
 
 
@@ -69,10 +76,10 @@ def _main_axes(centred_NF: NDArray[np.float64], kept: int) -> NDArray[np.float64
 
 def _first_pass(rows: SplitRows, classifier: Classifier, side: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The classifier's outputs, (N, F), and the mean image, (S, S), in [0, 1]."""
-    logits, total_SS = [], np.zeros((side, side))
+    logits, total_SS, device = [], np.zeros((side, side)), device_of(classifier)
     with Progress("fit", len(rows)) as progress, torch.no_grad():
         for batch_nSS in _batches(rows, side):
-            logits.append(classifier(torch.from_numpy(batch_nSS).unsqueeze(1)).double().numpy())
+            logits.append(classifier(torch.from_numpy(batch_nSS).unsqueeze(1).to(device)).double().cpu().numpy())
             total_SS += batch_nSS.sum(axis=0, dtype=np.float64)
             progress.advance(len(batch_nSS))
     return np.concatenate(logits), total_SS / len(rows)

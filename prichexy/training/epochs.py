@@ -44,7 +44,7 @@ class Stage(Generic[Batch]):
     """One thing that is trained, ready in a worker.
 
     Attributes:
-        name: ``classifier``, ``verifier``, ``pretraining`` or ``adversarial``.
+        name: ``classifier``, ``verifier``, ``pretraining``, ``adversarial`` or ``multi_scale``.
         networks: by name, wrapped for DDP where there are several workers.
         optimisers: by the same names.
         training: samples to learn from.
@@ -56,6 +56,8 @@ class Stage(Generic[Batch]):
         kept: validation losses at whose lowest values the networks are kept; those of the last one are tested.
         course: how long it is trained.
         figure: PNG of some validation images, or None.
+        begin: what comes before an epoch, from its number, the first being 0.
+        tests_last: held-out samples are for the last networks, not for those of the lowest loss.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Stage(Generic[Batch]):
     kept: tuple[str, ...]
     course: Course
     figure: Callable[[], bytes] | None = None
+    begin: Callable[[int], None] | None = None
+    tests_last: bool = False
 
 
 def train_stage(stage: Stage[Batch], world: World, checkpoints: Checkpoints, seed: int) -> None:
@@ -89,6 +93,8 @@ def train_stage(stage: Stage[Batch], world: World, checkpoints: Checkpoints, see
     history, epoch = _restore(stage, schedules, world, checkpoints)
     stopping = schedules.get("stopping")
     while epoch < stage.course.epochs and not (isinstance(stopping, EarlyStopping) and stopping.stop):
+        if stage.begin is not None:
+            stage.begin(epoch)
         metrics = _train_epoch(stage, world, seed, epoch)
         epoch += 1
         world.align(stage.networks.values())
@@ -179,10 +185,10 @@ def _keep(
 
 
 def _test(stage: Stage[Batch], world: World, checkpoints: Checkpoints) -> None:
-    """Metrics of held-out patients, with the networks of the lowest loss."""
+    """Metrics of held-out patients, with the networks of the lowest loss, or the last ones."""
     assert stage.test is not None
     for name, network in stage.networks.items():
-        weights = checkpoints.read_lowest(stage.kept[-1], name)
+        weights = None if stage.tests_last else checkpoints.read_lowest(stage.kept[-1], name)
         if weights is not None:
             load_into(bare(network), weights)
     metrics = _evaluate(stage, stage.test, world)

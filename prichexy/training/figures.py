@@ -7,14 +7,17 @@ import io
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prichexy.networks.deformation import displacement
+from prichexy.networks.smooth_fields import integrated
+from prichexy.obfuscation.multi_scale_field import drawn_fields
 from prichexy.obfuscation.settings import ObfuscationSettings
 from prichexy.training.batches import grey
 from prichexy.training.compute import Compute, device_of, evaluating
-from prichexy.training.generation import obfuscated
+from prichexy.training.generation import obfuscated, obfuscated_by_key
 
 ARROWS = 16
 """Arrows of the field along each side of an image."""
@@ -25,10 +28,12 @@ def obfuscation_figure(
 ) -> bytes:
     """PNG with a row an image; Privacy-Net has no field, and its column is left out.
 
+    Fields that come from keys are those of the keys 0, 1, ...: the same in every epoch's picture.
+
     Args:
         generator: of the settings' kind; it is left in the mode that it was in.
         images_N1HW: a few images, float32 in [0, 1] or uint8, shape (N, 1, H, W).
-        settings: kind, mu and operator.
+        settings: of the generator.
         compute: precision.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -36,8 +41,13 @@ def obfuscation_figure(
 
     originals_N1HW = grey(images_N1HW, device_of(generator))
     with evaluating(generator):
-        made_N1HW = obfuscated(generator, originals_N1HW, settings, compute)
         field_N2HW = None
+        if settings.kind == "multi-scale-field":
+            seeds_N = torch.arange(len(originals_N1HW))
+            made_N1HW, _ = obfuscated_by_key(generator, originals_N1HW, seeds_N, settings, compute)
+            field_N2HW = integrated(drawn_fields(settings, seeds_N).velocity_N2SS).numpy()
+        else:
+            made_N1HW = obfuscated(generator, originals_N1HW, settings, compute)
         if settings.mu is not None and settings.operator is not None:
             with compute.autocast(originals_N1HW.device):
                 flow_N2HW = generator(originals_N1HW)

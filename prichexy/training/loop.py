@@ -30,6 +30,7 @@ from prichexy.registry import Registry, RunLog, open_run, stage_version
 from prichexy.registry.runs import COMMIT_TAG, DATA_TAG
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.follow import Follower
+from prichexy.training.multi_scale_stage import check_classifier
 from prichexy.training.records import (
     RUN,
     STAGE,
@@ -40,6 +41,7 @@ from prichexy.training.records import (
     write_record,
 )
 from prichexy.training.stages import (
+    GENERATOR_STAGES,
     KEPT,
     StageName,
     initial_classifier,
@@ -60,8 +62,8 @@ class TrainedSummary:
 
     Attributes:
         run: its place.
-        stages: of each stage ``epochs``, ``best_epoch`` (of the lowest watched loss), that epoch's metrics, and those
-            of held-out patients.
+        stages: of each stage ``epochs``, ``best_epoch`` (of the lowest watched loss; the last one where the settings
+            keep that), that epoch's metrics, and those of held-out patients.
         model: the registered generator, ``models:/NAME/VERSION``, or None.
         mlflow_run: id of the pipeline's MLflow run.
         seconds: of this command.
@@ -89,6 +91,7 @@ def train(config: TrainConfig) -> TrainedSummary:
     run = Store(below(Store(config.storage_path, config.storage), config.run).place, config.storage)
     config = _absolute(config, table)
     stages, records = stages_of(config), {}
+    check_classifier_trained(config, stages, run)
     for stage in stages:
         records[stage] = read_record(below(run, stage), STAGE)
         check_unchanged(records[stage], deciding_settings(config, stage, table.facts.fingerprint), config.run, stage)
@@ -100,7 +103,7 @@ def train(config: TrainConfig) -> TrainedSummary:
             results: dict[str, dict[str, float]] = {
                 stage: _train_stage(stage, records[stage], config, table, run, registry, pipeline) for stage in stages
             }
-            model = _register(config, table, run, registry, pipeline) if "adversarial" in stages else None
+            model = _register(config, stages[-1], table, run, registry, pipeline) if publishes(stages) else None
         except BaseException:
             with suppress(PrichexyError):  # the failure itself is what the user must read
                 pipeline.finish(failed=True)
@@ -116,9 +119,9 @@ def check(config: TrainConfig, table: TrainingTable) -> None:
         UsageError: one sentence on what does not fit.
     """
     stages, workers = stages_of(config), config.compute.workers
-    with_pairs = bool({"verifier", "adversarial"} & set(stages))
+    with_pairs = bool({"verifier", "adversarial", "multi_scale"} & set(stages))
     table.check(workers, pairs=with_pairs)
-    if {"pretraining", "adversarial"} & set(stages):
+    if publishes(stages):
         obfuscation = obfuscation_of(config, table.facts.size)
         if config.generator.weights is not None:
             initial_generator(config, obfuscation)
@@ -132,8 +135,30 @@ def check(config: TrainConfig, table: TrainingTable) -> None:
         "classifier": initial_classifier,
     }
     for name, start in starts.items():
-        if getattr(config, name).weights is not None and {name, "adversarial"} & set(stages):
+        if getattr(config, name).weights is not None and {name, "adversarial", "multi_scale"} & set(stages):
             start(config)
+    if "multi_scale" in stages:
+        check_classifier(config.multi_scale)
+
+
+def check_classifier_trained(config: TrainConfig, stages: tuple[StageName, ...], run: Store) -> None:
+    """Refuse to fit multi-scale-field by a classifier that has learned nothing.
+
+    Raises:
+        UsageError: neither this run nor a file has one.
+    """
+    if "multi_scale" not in stages or "classifier" in stages or config.classifier.weights is not None:
+        return
+    if Checkpoints(below(run, "classifier")).read_lowest("classifier", "classifier") is None:
+        raise UsageError(
+            "multi-scale-field needs a trained classifier: train stage classifier or all in this run, or give "
+            "classifier.weights"
+        )
+
+
+def publishes(stages: tuple[StageName, ...]) -> bool:
+    """Whether the last of a run's stages is one that a generator comes out of."""
+    return stages[-1] in GENERATOR_STAGES
 
 
 def _absolute(config: TrainConfig, table: TrainingTable) -> TrainConfig:
@@ -144,6 +169,9 @@ def _absolute(config: TrainConfig, table: TrainingTable) -> TrainConfig:
         settings = getattr(config, name)
         if settings.weights is not None:
             changes[name] = settings.model_copy(update={"weights": settings.weights.absolute()})
+    check_weights = config.multi_scale.check_weights
+    if check_weights is not None:
+        changes["multi_scale"] = config.multi_scale.model_copy(update={"check_weights": check_weights.absolute()})
     lists = {
         name: str(Path(value).absolute())
         for name, value in config.pairs.model_dump().items()
@@ -203,15 +231,21 @@ def _train_stage(
             logged.finish(failed=True)
         raise
     logged.finish()
-    result = {**_best(checkpoints.read_history(), f"validation/{KEPT[stage][-1]}"), **tested}
+    history, watched = checkpoints.read_history(), f"validation/{KEPT[stage][-1]}"
+    best = history[-1] if _takes_last(config, stage) else min(history, key=lambda metrics: metrics[watched])
+    result = {**_shown(best, len(history)), **tested}
     write_record(place, STAGE, {"settings": settings, "mlflow": logged.id, "result": result})
     return result
 
 
-def _best(history: list[dict[str, float]], watched: str) -> dict[str, float]:
-    best = min(history, key=lambda metrics: metrics[watched])
+def _takes_last(config: TrainConfig, stage: StageName) -> bool:
+    """Whether a stage's result is that of its last epoch, not that of the lowest watched loss."""
+    return stage == "multi_scale" and config.multi_scale.keep == "latest"
+
+
+def _shown(best: dict[str, float], epochs: int) -> dict[str, float]:
     shown = {name: value for name, value in best.items() if name.startswith(("train/", "validation/"))}
-    return {"epochs": len(history), "best_epoch": best["epoch"], **shown}
+    return {"epochs": epochs, "best_epoch": best["epoch"], **shown}
 
 
 def _open_pipeline(config: TrainConfig, table: TrainingTable, run: Store) -> tuple[Registry, RunLog]:
@@ -224,17 +258,17 @@ def _open_pipeline(config: TrainConfig, table: TrainingTable, run: Store) -> tup
 
 
 def _register(
-    config: TrainConfig, table: TrainingTable, run: Store, registry: Registry, pipeline: RunLog
+    config: TrainConfig, stage: StageName, table: TrainingTable, run: Store, registry: Registry, pipeline: RunLog
 ) -> str | None:
     """Register the generator that the settings choose, and stage it; once, however often it is asked for."""
     if config.register_as is None:
         return None
-    checkpoints = Checkpoints(below(run, "adversarial"))
-    if config.adversarial.keep == "latest":
+    checkpoints, keep = Checkpoints(below(run, stage)), getattr(config, stage).keep
+    if keep == "latest":
         latest = checkpoints.latest()
         weights = latest[1]["training"]["networks"]["generator"] if latest else None
     else:
-        weights = checkpoints.read_lowest(config.adversarial.keep, "generator")
+        weights = checkpoints.read_lowest(keep, "generator")
     if weights is None:
         raise PrichexyError("the trained generator is missing from the run's place: train under another run name")
     with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:

@@ -22,6 +22,7 @@ _DECIDING: dict[StageName, tuple[str, ...]] = {
     "verifier": ("verifier", "pairs"),
     "pretraining": ("generator", "pretraining"),
     "adversarial": ("generator", "adversarial", "pairs"),
+    "multi_scale": ("generator", "multi_scale", "pairs"),
 }
 
 
@@ -44,9 +45,9 @@ def deciding_settings(config: TrainConfig, stage: StageName, fingerprint: str) -
     dumped = config.model_dump(mode="json")
     chosen = {name: dumped[name] for name in (*_DECIDING[stage], "seed")}
     chosen["compute"] = {name: value for name, value in dumped["compute"].items() if name in _DECIDING_COMPUTE}
-    if stage == "adversarial":
-        for critic in ("verifier", "classifier"):
-            chosen[critic] = {name: dumped[critic][name] for name in ("backbone", "weights")}
+    starts = {"adversarial": ("verifier", "classifier"), "multi_scale": ("classifier",)}
+    for critic in starts.get(stage, ()):
+        chosen[critic] = {name: dumped[critic][name] for name in ("backbone", "weights")}
     return {**_flat(chosen), "table": fingerprint}
 
 

@@ -93,14 +93,17 @@ def changed_pairs(
 
 
 def patient_pairs(
-    rows: ImageRows, draw: Callable[[int], Pairs], augmentation: Augmentation, seconds: ImageRows | None = None
+    rows: ImageRows,
+    draw: Callable[[int], Pairs],
+    augmentation: Augmentation | None,
+    seconds: ImageRows | None = None,
 ) -> Samples[PatientPairs]:
     """Same-patient pairs, drawn anew for every epoch, their images changed at random.
 
     Args:
         rows: of the split.
         draw: pairs of an epoch; those of two patients are left out.
-        augmentation: its strength may be 0, when images are mirrored only.
+        augmentation: its strength may be 0, when images are mirrored only; None leaves them as they are.
         seconds: as in `image_pairs`.
 
     Raises:
@@ -115,7 +118,11 @@ def patient_pairs(
         firsts_P, seconds_P = pairs.first[pairs.same], pairs.second[pairs.same]
 
         def load(at: Rows) -> PatientPairs:
-            first, second = _changed(sides, (firsts_P[at], seconds_P[at]), owners_N, augmentation, epoch, at)
+            chosen = firsts_P[at], seconds_P[at]
+            if augmentation is None:
+                first, second = (_images(side, each) for side, each in zip(sides, chosen, strict=True))
+            else:
+                first, second = _changed(sides, chosen, owners_N, augmentation, epoch, at)
             return PatientPairs(first, second, torch.from_numpy(owners_N[firsts_P[at]]))
 
         return Samples(len(firsts_P), load, images=2)

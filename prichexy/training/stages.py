@@ -1,9 +1,10 @@
-"""The four stages, each made ready in a worker from the run's settings: networks, optimisers, samples, step.
+"""The stages, each made ready in a worker from the run's settings: networks, optimisers, samples, step.
 
 classifier    14 findings on real images
 verifier      same patient or not, on real pairs
 pretraining   the generator, whose images shall be the originals
 adversarial   the generator against both, which go on learning from its images
+multi_scale   instead of these two: a multi-scale-field generator, fitted, then against several verifiers
 """
 
 import logging
@@ -42,14 +43,25 @@ from prichexy.training.classifier_step import classifier_step, evaluate_classifi
 from prichexy.training.compute import OPTIMISERS, Compute, adam, bare, sgd
 from prichexy.training.epochs import Course, Stage
 from prichexy.training.figures import obfuscation_figure
+from prichexy.training.multi_scale_stage import multi_scale_stage
 from prichexy.training.pretraining_step import evaluate_pretraining, pretraining_step
-from prichexy.training.samples import Samples, image_pairs, labelled_images, labelled_pairs, verifier_samples
+from prichexy.training.samples import (
+    Samples,
+    image_pairs,
+    labelled_images,
+    labelled_pairs,
+    patient_pairs,
+    verifier_samples,
+)
 from prichexy.training.verifier_step import evaluate_verifier, verifier_update
 from prichexy.training.world import World
 
 log = logging.getLogger("prichexy.training.stages")
 
-StageName = Literal["classifier", "verifier", "pretraining", "adversarial"]
+StageName = Literal["classifier", "verifier", "pretraining", "adversarial", "multi_scale"]
+
+GENERATOR_STAGES: tuple[StageName, ...] = ("adversarial", "multi_scale")
+"""Those that a model comes out of."""
 
 FIGURE_IMAGES = 4
 
@@ -59,6 +71,8 @@ def stages_of(config: TrainConfig) -> tuple[StageName, ...]:
     generator: tuple[StageName, ...] = ("pretraining", "adversarial")
     if config.generator.weights is not None:
         generator = ("adversarial",)
+    if config.generator.kind == "multi-scale-field":
+        generator = ("multi_scale",)
     if config.stage == "generator":
         return generator
     return ("classifier", "verifier", *generator) if config.stage == "all" else (config.stage,)
@@ -68,13 +82,15 @@ def obfuscation_of(config: TrainConfig, size: int) -> ObfuscationSettings:
     """Settings of the obfuscator that is trained.
 
     Args:
-        config: kind, mu, operator, features, precision.
+        config: the generator's settings, precision, and the classifier's backbone, which multi-scale-field contains.
         size: edge of the training table's images.
 
     Raises:
         UsageError: one sentence on the setting that does not fit.
     """
     given = config.generator.model_dump(exclude={"weights"}, exclude_none=True)
+    if config.generator.kind == "multi-scale-field":
+        return parse_settings({**given, "image_size": size, "backbone": config.classifier.backbone})
     return parse_settings({**given, "image_size": size, "precision": config.compute.precision})
 
 
@@ -139,6 +155,7 @@ KEPT: dict[StageName, tuple[str, ...]] = {
     "verifier": ("verifier",),
     "pretraining": ("pretraining",),
     "adversarial": ("auxiliary", "verification", "total"),
+    "multi_scale": ("total",),
 }
 """The validation losses at whose lowest values a stage's networks are kept; the last one is watched."""
 
@@ -155,6 +172,7 @@ def make_stage(name: StageName, inputs: Inputs) -> Stage[Any]:
         "verifier": _verifier,
         "pretraining": _pretraining,
         "adversarial": _adversarial,
+        "multi_scale": _multi_scale,
     }
     return makers[name](inputs)
 
@@ -208,10 +226,7 @@ def _verifier(inputs: Inputs) -> Stage[Any]:
     verifier = inputs.ready(initial_verifier(config))
     optimiser = OPTIMISERS[settings.optimiser](verifier, settings.learning_rate)
     rows = inputs.table.split("train")
-    pairs, augmentation = split_pairs(config, rows, "train"), Augmentation(settings.augmentation, config.seed)
-
-    def drawn(epoch: int) -> Pairs:
-        return pairs if epoch == 0 or config.pairs.train_list else split_pairs(config, rows, "train", epoch)
+    augmentation = Augmentation(settings.augmentation, config.seed)
 
     def held_out(split: str) -> Samples[ImagePairs]:
         rows = inputs.table.split(split)
@@ -221,7 +236,7 @@ def _verifier(inputs: Inputs) -> Stage[Any]:
         "verifier",
         {"verifier": verifier},
         {"verifier": optimiser},
-        verifier_samples(settings.compare, rows, drawn, augmentation),
+        verifier_samples(settings.compare, rows, _drawn(config, rows), augmentation),
         held_out("validation"),
         held_out("test") if inputs.tested and _has_pairs(inputs) else None,
         verifier_update(settings.compare, verifier, optimiser, compute, world),
@@ -230,6 +245,12 @@ def _verifier(inputs: Inputs) -> Stage[Any]:
         kept=KEPT["verifier"],
         course=inputs.course(settings),
     )
+
+
+def _drawn(config: TrainConfig, rows: SplitRows) -> Callable[[int], Pairs]:
+    """The training pairs of an epoch."""
+    first = split_pairs(config, rows, "train")
+    return lambda epoch: first if epoch == 0 or config.pairs.train_list else split_pairs(config, rows, "train", epoch)
 
 
 def _pretraining(inputs: Inputs) -> Stage[LabelledImages]:
@@ -278,23 +299,39 @@ def _adversarial(inputs: Inputs) -> Stage[LabelledPairs]:
     )
     alone = Networks(*map(bare, networks))
 
-    def samples(split: str) -> Samples[LabelledPairs]:
-        rows = inputs.table.split(split)
-        return labelled_pairs(rows, split_pairs(config, rows, split))
-
     return Stage(
         "adversarial",
         networks._asdict(),
         optimisers._asdict(),
-        samples("train"),
-        samples("validation"),
-        samples("test") if inputs.tested and _has_pairs(inputs) else None,
+        _labelled_pairs(inputs, "train"),
+        _labelled_pairs(inputs, "validation"),
+        _labelled_pairs(inputs, "test") if inputs.tested and _has_pairs(inputs) else None,
         lambda batch, step: adversarial_step(batch, networks, optimisers, step_settings, step),
         lambda batches, gather: evaluate_adversarial(alone, batches, step_settings, gather),
         watched="total",
         kept=KEPT["adversarial"],
         course=inputs.course(settings),
         figure=_figure(inputs, networks.generator),
+    )
+
+
+def _labelled_pairs(inputs: Inputs, split: str) -> Samples[LabelledPairs]:
+    rows = inputs.table.split(split)
+    return labelled_pairs(rows, split_pairs(inputs.config, rows, split))
+
+
+def _multi_scale(inputs: Inputs) -> Stage[Any]:
+    config, rows = inputs.config, inputs.table.split("train")
+    classifier, weights = initial_classifier(config), inputs.trained("classifier", "classifier")
+    if weights is not None:
+        load_into(classifier, weights)
+    return multi_scale_stage(
+        inputs,
+        classifier,
+        patient_pairs(rows, _drawn(config, rows), None),
+        lambda split: _labelled_pairs(inputs, split),
+        inputs.tested and _has_pairs(inputs),
+        lambda generator: _figure(inputs, generator),
     )
 
 

@@ -90,6 +90,15 @@ def test_unknown_backbones_are_refused() -> None:
         Classifier("vgg")  # type: ignore[arg-type]
 
 
+def test_the_small_verifier_comes_in_several_widths() -> None:
+    sizes = [sum(p.numel() for p in Verifier("tiny", width).model.parameters()) for width in (0.5, 1.0, 2.0)]
+    assert sizes[1] == sum(p.numel() for p in Verifier("tiny").model.parameters())
+    assert 2 * sizes[0] < sizes[1] < sizes[2] / 2 < 2 * sizes[1]
+    assert Verifier("tiny", 0.5).eval().embed(torch.rand(2, 1, 64, 64)).shape == (2, 128)
+    with pytest.raises(ValueError, match="several widths"):
+        Verifier("resnet18", 2.0)
+
+
 @pytest.mark.parametrize("make", [lambda: Verifier("tiny"), lambda: Classifier("tiny")])
 def test_own_weights_fill_the_whole_network(make: type[Verifier | Classifier], tmp_path: Path) -> None:
     source, network = make(), make()

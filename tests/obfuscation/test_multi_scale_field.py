@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from prichexy.networks.coarse_appearance import FURTHEST, CoarseAppearance
+from prichexy.networks.coarse_appearance import BANDS, FURTHEST, CoarseAppearance
 from prichexy.networks.deformation import displacement_pixels, folded_share, grid_at
 from prichexy.networks.smooth_fields import low_pass, spline_field
 from prichexy.obfuscation import build, parse_settings
+from prichexy.obfuscation.model_files import fingerprint_of, new_network
 from prichexy.obfuscation.multi_scale_field import MultiScaleField
 
 STILL = {"fields_px": (0, 0, 0), "exposure": 0.0, "contrast": 0.0}
@@ -23,7 +24,9 @@ def obfuscator(side: int = 64, **given: object) -> MultiScaleField:
     assert settings.kept is not None
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        network = CoarseAppearance("tiny", settings.kept, side)
+        network = new_network(settings)
+    assert isinstance(network, CoarseAppearance)
+    network.requires_grad_(False)
     network.mean_image.fill_(0.5)
     if settings.kept:
         network.axes[0, 0] = 1
@@ -52,6 +55,46 @@ def test_no_detail_leaves_what_the_classifier_says() -> None:
     assert torch.allclose(after, 0.5 + codes[:, None, None, None] * torch.linspace(-0.1, 0.1, 64), atol=1e-5)
     assert codes.abs().max() <= FURTHEST
     assert len(set(codes.tolist())) == 3
+
+
+@pytest.mark.parametrize("detail", [0.0, 0.3, 1.0])
+def test_equal_shares_of_all_bands_are_the_one_share_of_a_fitted_model(detail: float) -> None:
+    model, before = obfuscator(**STILL, coarse_px=16, detail=detail), images()
+    state = read_state(model)
+    assert state["shares"].tolist() == pytest.approx([detail] * BANDS)
+    network, sigma = model._appearance, 4.0
+    expected = network.expected(torch.cat([network.codes(network.classifier(image)) for image in before[:, None]]))
+    fine = expected - low_pass(expected, sigma)
+    formula = detail * before + (expected - detail * (low_pass(before, sigma) + fine))
+    # Without fields the image is still resampled at its own pixels, which rounds.
+    assert torch.allclose(model(before, SEEDS), formula.clamp(0, 1), atol=1e-6)
+    old = {name: value for name, value in state.items() if name != "shares"}  # as models were stored before
+    assert torch.equal(build(model.settings, old)(before, SEEDS), model(before, SEEDS))
+    assert fingerprint_of(model.settings, old) != fingerprint_of(model.settings, state)
+
+
+def read_state(model: MultiScaleField) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model._appearance.state_dict().items()}
+
+
+def test_each_band_keeps_a_share_of_its_own() -> None:
+    plain = obfuscator(**STILL, coarse_px=16, kept=0)
+    state = read_state(plain) | {"shares": torch.tensor([0.9, 0.1, 0.5])}
+    model, before = build(plain.settings, state), images()
+    low = [low_pass(before, sigma) for sigma in (4.0, 2.0, 1.0)]
+    bands = [low[1] - low[0], low[2] - low[1], before - low[2]]
+    summed = 0.5 + 0.9 * bands[0] + 0.1 * bands[1] + 0.5 * bands[2]
+    assert torch.allclose(model(before, SEEDS), summed, atol=1e-5)
+
+
+def test_a_larger_image_keeps_the_finest_band_s_share_of_what_is_finer_still() -> None:
+    plain = obfuscator(**STILL, coarse_px=16, kept=0)
+    model = build(plain.settings, read_state(plain) | {"shares": torch.tensor([0.9, 0.1, 0.5])})
+    small = images()[:1]
+    wide = torch.nn.functional.interpolate(small, size=(256, 256), mode="bilinear", align_corners=True)[0]
+    pattern = 0.02 * torch.sin(torch.arange(256) * (2 * torch.pi / 4))
+    with_it, without = (next(iter(model.at_native(small, [one], SEEDS[:1]))) for one in (wide + pattern, wide))
+    assert torch.allclose(with_it - without, 0.5 * pattern.expand(1, 256, 256), atol=1e-5)
 
 
 def test_noise_on_the_code_comes_from_the_seed() -> None:

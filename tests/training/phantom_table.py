@@ -55,5 +55,6 @@ TINY = {
     "generator": {"features": 4, "mu": 0.05},
     "pretraining": {"learning_rate": 1e-3, "epochs": 2, "batch": 16},
     "adversarial": {"learning_rate": 1e-3, "epochs": 2, "batch": 16},
+    "multi_scale": {"epochs": 2, "batch": 8, "critics": ["tiny-narrow"]},
 }
 """Settings of a training of seconds."""

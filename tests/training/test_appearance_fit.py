@@ -37,10 +37,13 @@ def units(rows: SplitRows) -> torch.Tensor:
 def test_codes_of_the_training_images_are_standard_and_uncorrelated(rows: SplitRows, classifier: Classifier) -> None:
     fitted = fit_appearance(rows, classifier, settings(3))
     codes = np.concatenate(
-        [((fitted.classifier(image) - fitted.centre) @ fitted.axes).numpy() for image in units(rows)[:, None]]
+        [((fitted.classifier(image) - fitted.centre) @ fitted.axes).detach().numpy() for image in units(rows)[:, None]]
     )
     assert np.allclose(codes.mean(axis=0), 0, atol=1e-3)
     assert np.allclose(codes.T @ codes / len(codes), np.eye(3), atol=2e-2)
+    axes = fitted.axes.detach().clone()
+    fitted.restrain()  # what scales them while they learn is what they were fitted by
+    assert torch.allclose(fitted.axes.detach(), axes, rtol=1e-4)
 
 
 def test_expected_images_are_the_regression_of_images_on_codes(rows: SplitRows, classifier: Classifier) -> None:
@@ -48,8 +51,8 @@ def test_expected_images_are_the_regression_of_images_on_codes(rows: SplitRows, 
     errors = {}
     for kept in (0, 1, 6):
         fitted = fit_appearance(rows, classifier, settings(kept))
-        expected = fitted(fitted.codes(images))
-        errors[kept] = float((expected - images).square().mean())
+        expected = fitted.expected(fitted.codes(fitted.classifier(images)))
+        errors[kept] = float((expected - images).detach().square().mean())
         assert torch.allclose(fitted.mean_image, images.mean(dim=0), atol=1e-4)
     assert errors[0] > errors[1] > errors[6]
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from prichexy.cohort.table import open_table
 from prichexy.config import StorageConfig, TrainConfig
 from prichexy.lake.storage import Store
+from prichexy.networks.classifier import Classifier
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.compute import NonFiniteLossError
 from prichexy.training.epochs import Course, Stage, train_stage
@@ -127,6 +129,92 @@ def test_a_verifier_that_compares_whole_batches_goes_on_as_if_it_had_not_been_st
     assert whole is not None
     assert again is not None
     assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+MULTI_SCALE = {"kind": "multi-scale-field", "kept": 2, "detail": 0.5}
+
+
+def classifier_file(folder: Path) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        save_file(Classifier("tiny").state_dict(), folder / "classifier.safetensors")
+    return folder / "classifier.safetensors"
+
+
+def test_a_generator_against_several_critics_goes_on_as_if_it_had_not_been_stopped(table: str, tmp_path: Path) -> None:
+    file = classifier_file(tmp_path)
+    own = {"epochs": 3, "batch": 8, "critics": ["tiny-narrow", "tiny"], "restart_every": 1}
+    changes = {
+        "generator": MULTI_SCALE,
+        "classifier": {"backbone": "tiny", "weights": file},
+        "multi_scale": {**own, "check_weights": file, "check_backbone": "tiny"},
+    }
+    undisturbed = trained(table, tmp_path / "a", "multi_scale", **changes)
+    assert len(undisturbed) == 3
+    assert {"train/critic_2_auc", "validation/correlation_auc", "validation/total"} <= set(undisturbed[0])
+    assert all(entry["validation/check_auc"] == entry["validation/classifier_auc"] for entry in undisturbed)  # one file
+    stage, checkpoints = ready(table, tmp_path / "b", "multi_scale", **changes)
+    steps = stage.training.count // 8
+    with pytest.raises(KeyboardInterrupt):  # in the middle of the third epoch, after both critics have started anew
+        train_stage(replace(stage, step=interrupted(stage.step, 2 * steps + 1)), World(), checkpoints, 5)
+    assert checkpoints.epochs() == [2, 1]
+    assert trained(table, tmp_path / "b", "multi_scale", **changes) == undisturbed
+    whole, again = (Checkpoints(Store(str(tmp_path / run / "multi_scale"))).read(3) for run in ("a", "b"))
+    assert whole is not None
+    assert again is not None
+    networks, others = whole["training"]["networks"], again["training"]["networks"]
+    assert set(networks) == {"generator", "critic_1", "critic_2"} == set(whole["training"]["optimisers"])
+    for name, state in networks.items():
+        assert all(torch.equal(value, others[name][key]) for key, value in state.items())
+
+
+def test_one_critic_starts_anew_when_it_is_due(table: str, tmp_path: Path) -> None:
+    changes = {
+        "generator": MULTI_SCALE,
+        "classifier": {"backbone": "tiny", "weights": classifier_file(tmp_path)},
+        "multi_scale": {"batch": 8, "critics": ["tiny-narrow", "tiny"], "restart_every": 2},
+    }
+    stage, _ = ready(table, tmp_path, "multi_scale", **changes)
+    assert stage.begin is not None
+
+    def weights() -> list[torch.Tensor]:
+        return [stage.networks[f"critic_{n}"].get_parameter("model.conv1.weight").detach().clone() for n in (1, 2)]
+
+    first = weights()
+    for epoch, anew in ((0, ()), (1, ()), (2, (0,)), (3, ()), (4, (1,)), (6, (0,))):
+        before = weights()
+        stage.begin(epoch)
+        for number, (was, now) in enumerate(zip(before, weights(), strict=True)):
+            assert torch.equal(was, now) is (number not in anew), (epoch, number)
+            assert number not in anew or not torch.equal(now, first[number])
+
+
+def test_the_last_networks_are_tested_where_the_last_are_kept(table: str, tmp_path: Path) -> None:
+    for keep in ("latest", "total"):
+        changes = {
+            "generator": MULTI_SCALE,
+            "classifier": {"backbone": "tiny", "weights": classifier_file(tmp_path)},
+            "multi_scale": {"batch": 8, "critics": ["tiny-narrow"], "keep": keep},
+        }
+        stage, _ = ready(table, tmp_path, "multi_scale", **changes)
+        assert stage.tests_last is (keep == "latest")
+        validation = iter([{"total": value} for value in (0.1, 0.2)] + [{"total": 9.0}])
+        shares = stage.networks["generator"].get_parameter("shares")
+        found = []
+
+        def evaluated(batches: Any, gather: Any) -> dict[str, float]:
+            found.append(shares.tolist())  # noqa: B023
+            return next(validation)  # noqa: B023
+
+        def step(batch: Any, number: int) -> dict[str, float]:
+            with torch.no_grad():
+                shares.sub_(0.01)  # noqa: B023
+            return {"total": 0.0}
+
+        course = replace(stage.course, epochs=2)
+        below_it = Checkpoints(below(Store(str(tmp_path)), keep))
+        train_stage(replace(stage, step=step, evaluate=evaluated, course=course), World(), below_it, 5)
+        assert found[2] == (found[1] if keep == "latest" else found[0])
 
 
 def test_pairs_are_changed_where_the_settings_say_so(table: str, tmp_path: Path) -> None:

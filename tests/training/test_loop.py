@@ -12,10 +12,13 @@ import torch
 from prichexy.config import TrainConfig, load
 from prichexy.errors import PrichexyError, UsageError
 from prichexy.obfuscation import load as load_model
+from prichexy.obfuscation import read
 from prichexy.registry import Registry
 from prichexy.training import loop
 from prichexy.training.loop import TrainedSummary, train
 from tests.training.phantom_table import TINY, phantom_table
+
+MULTI_SCALE = {"kind": "multi-scale-field"}
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -91,6 +94,30 @@ def test_the_registered_model_obfuscates(trained: tuple[TrainConfig, TrainedSumm
     assert 0 < float((made - image).abs().max()) <= 0.05 / 2 + 1e-4  # mu half widths of a ramp of two half widths
 
 
+def test_a_multi_scale_field_learns_in_a_run_of_its_own_stage_and_is_registered(table: str, tmp_path: Path) -> None:
+    classifier = {**TINY["classifier"], "epochs": 1}  # type: ignore[dict-item]
+    shared = {"classifier": classifier, "figures": True, "compute": {"workers": 2}}
+    train(configured(table, tmp_path, stage="classifier", **shared))
+    generator = {"kind": "multi-scale-field", "kept": 1, "detail": 0.5, "fields_px": [6, 3, 1]}
+    config = configured(table, tmp_path, stage="generator", generator=generator, **shared)
+    summary = train(config)
+    assert set(summary.stages) == {"multi_scale"}
+    assert summary.stages["multi_scale"]["best_epoch"] == 2  # the last, which is what is registered
+    assert 0 <= summary.stages["multi_scale"]["test/strongest_auc"] <= 1
+    run = child_runs(config, summary.mlflow_run)["multi_scale"]
+    assert {"train/critic_1_auc", "validation/correlation_auc", "validation/classifier_auc"} <= set(run.data.metrics)
+    assert run.data.params["multi_scale.critics"] == "['tiny-narrow']"
+    assert len(list(tmp_path.rglob("epoch-00001.png"))) >= 1
+    version = Registry(config.tracking_uri).fetch(str(summary.model), tmp_path / "fetched")
+    assert version.aliases == ("staging",)
+    recorded = version.settings.recorded()
+    assert (recorded["kind"], recorded["backbone"], recorded["kept"]) == ("multi-scale-field", "tiny", 1)
+    learned = read(version.folder)[1]["shares"].tolist()
+    assert len(set(learned)) > 1
+    assert max(abs(share - 0.5) for share in learned) < 0.1
+    assert train(config) == summary
+
+
 def test_the_same_command_again_changes_nothing(trained: tuple[TrainConfig, TrainedSummary]) -> None:
     config, summary = trained
     registry = Registry(config.tracking_uri)
@@ -134,6 +161,12 @@ def never(*_: object) -> None:
         ({"compute": {"gpu": True}}, "compute.gpu asks for 1 GPUs, but this machine has 0"),
         ({"generator": {"kind": "privacy-net", "mu": 0.01}}, "mu: not a setting of kind 'privacy-net'"),
         ({"verifier": {"weights": "absent.pth"}}, "the checkpoint file can't be opened"),
+        ({"generator": MULTI_SCALE | {"fields_px": (17, 0, 0)}}, "fields_px: from 0 to 16, 6, 2, in order"),
+        (
+            {"generator": MULTI_SCALE, "multi_scale": {"check_weights": "absent.pt"}},
+            "the checkpoint file can't be opened",
+        ),
+        ({"generator": MULTI_SCALE, "stage": "generator"}, "multi-scale-field needs a trained classifier"),
         ({"pairs": {"train_list": "absent.txt"}}, "setting pairs.train_list: there is no such file"),
         ({"table": "absent"}, "there is no finished training table at absent"),
     ],
@@ -171,6 +204,17 @@ def test_a_table_without_same_patient_pairs_is_refused(tmp_path: Path, monkeypat
         (["stage=attacker"], "setting stage: Input should be"),
         (["run=a/b"], "setting run:"),
         (["adversarial.batch=1"], "setting adversarial.batch:"),
+        (
+            ["generator.kind=multi-scale-field", "multi_scale.batch=5", "compute.workers=2"],
+            "multi_scale.batch must be a",
+        ),
+        (["multi_scale.critics=[huge]"], "setting multi_scale.critics.0: Input should be 'tiny-narrow'"),
+        (["multi_scale.critics=[]"], "setting multi_scale.critics:"),
+        (["multi_scale.restart_every=0"], "setting multi_scale.restart_every:"),
+        (
+            ["generator.kind=multi-scale-field", "generator.weights=a.pt"],
+            "multi-scale-field starts from what is fitted",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(overrides: list[str], sentence: str) -> None:
