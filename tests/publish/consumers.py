@@ -140,10 +140,10 @@ def python_blocks(document: Path, imported: str = r"\w+") -> list[str]:
 
 
 def card_block(folder: Path, library: str) -> str:
-    """The card's one block for a library; the one for torch uses others too."""
-    with_torch = python_blocks(folder / "README.md", "torch")
-    others = [block for block in python_blocks(folder / "README.md", library) if block not in with_torch]
-    (block,) = with_torch if library == "torch" else others
+    """The card's one block for a library; those for torch and for imagecodecs use others too."""
+    card, of_their_own = folder / "README.md", ("torch", "imagecodecs")
+    taken = [block for name in of_their_own if name != library for block in python_blocks(card, name)]
+    (block,) = (block for block in python_blocks(card, library) if block not in taken)
     return block
 
 
