@@ -94,6 +94,7 @@ def test_the_registered_model_obfuscates(trained: tuple[TrainConfig, TrainedSumm
     assert 0 < float((made - image).abs().max()) <= 0.05 / 2 + 1e-4  # mu half widths of a ramp of two half widths
 
 
+@pytest.mark.timeout(1200)  # two trainings of two workers each, which import torch
 def test_a_multi_scale_field_learns_in_a_run_of_its_own_stage_and_is_registered(table: str, tmp_path: Path) -> None:
     classifier = {**TINY["classifier"], "epochs": 1}  # type: ignore[dict-item]
     shared = {"classifier": classifier, "figures": True, "compute": {"workers": 2}}
