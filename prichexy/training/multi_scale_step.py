@@ -46,6 +46,9 @@ WORST_WITHIN = 0.02
 THUMBNAIL_SIDE = 16
 """Cells along an axis, as the audit's strongest attacker without training has them."""
 
+_LEAST = 1e-12
+"""Below it a root's gradient is taken for 0: it has none at 0."""
+
 _OF_KEYS, _OF_VALIDATION_KEYS = 3, 4
 """Last words of seeds, which tell these random numbers from others made of the same seed."""
 
@@ -121,20 +124,22 @@ def utility_loss(published_NF: Tensor, originals_NF: Tensor) -> Tensor:
 
     Correlated with its logits of the originals, not compared with labels: those of public data were mined from text,
     and on images that the classifier has learned from they say little. As with an AUC, each finding counts the same,
-    however rare, and what shifts all images alike costs nothing.
+    however rare, and what shifts all images alike costs nothing. The root of the mean square over findings counts, not
+    the mean: two numbers hold most findings well if they turn one upside down, and the mean would have it so.
 
     Args:
         published_NF: the classifier's logits of published images.
         originals_NF: of the same images as they were.
 
     Returns:
-        A scalar from 0 to 2, the mean over findings, with gradients to both.
+        A scalar from 0 to 2, with gradients to both.
     """
     published_NF, originals_NF = (
         F.normalize(logits_NF.float() - logits_NF.float().mean(dim=0), dim=0)
         for logits_NF in (published_NF, originals_NF)
     )
-    return 1 - (published_NF * originals_NF).sum(dim=0).mean()
+    lost_F = 1 - (published_NF * originals_NF).sum(dim=0)
+    return lost_F.square().mean().clamp(min=_LEAST).sqrt()
 
 
 def thumbnails(images_N1HW: Tensor) -> Tensor:

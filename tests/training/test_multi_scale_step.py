@@ -134,6 +134,15 @@ def test_utility_is_lost_by_another_order_and_not_by_another_level() -> None:
     assert 0.2 < float(utility_loss(mixed, logits)) < 0.8
 
 
+def test_a_finding_turned_upside_down_costs_more_than_all_findings_a_little_worse() -> None:
+    logits = torch.randn(400, 14, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(400, 14, generator=torch.Generator().manual_seed(1))
+    one = logits.clone()
+    one[:, 3] *= -1
+    assert float(utility_loss(one, logits)) == pytest.approx(2 / 14**0.5, abs=1e-4)
+    assert float(utility_loss(logits + noise, logits)) < 0.4  # though its mean over findings is twice the other's
+
+
 def test_training_and_publishing_make_the_same_images() -> None:
     of = settings(code_noise=0.3)
     network, images, seeds = appearance(of), planted(1).first[:4], torch.tensor([5, 2**62, 7, 8])
