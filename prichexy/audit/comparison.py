@@ -1,4 +1,4 @@
-"""Several models audited alike: one table, one privacy-utility plot."""
+"""Several models audited alike: one table, one privacy-utility plot, and a run in MLflow for each."""
 
 import json
 import tempfile
@@ -10,15 +10,19 @@ from rich.table import Table
 
 from prichexy.audit.fitting import fit_to_table
 from prichexy.audit.job import Audited, audit_model
-from prichexy.audit.report import write_comparison
+from prichexy.audit.report import tradeoff_svg, write_comparison
 from prichexy.cluster import connected
 from prichexy.config.audit import AuditSettings, CompareConfig, ComparedModel
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import create_untrained, to_bytes
-from prichexy.registry import ModelVersion, Registry
+from prichexy.provenance import commit
+from prichexy.registry import COMMIT_TAG, DATA_TAG, ModelVersion, Registry, open_run
 from prichexy.verdict import AuditRecord
 
-REPORT, TABLE = "comparison.html", "comparison.json"
+REPORT, TABLE, PLOT = "comparison.html", "comparison.json", "comparison.svg"
+
+RUN = "mlflow.json"
+"""Beside a row's record: the id of its run in MLflow."""
 
 TABLE_WIDTH = 120
 """Columns that `comparison_table` takes where the output is no terminal."""
@@ -30,22 +34,28 @@ def compare(config: CompareConfig) -> tuple[list[dict[str, Any]], str]:
     """Audit each row of a comparison, and write its table and plot; runs of attackers that were kept are not run again.
 
     Verdicts of a comparison are stored with no model: `prichexy audit` does that. Each row's own record and report lie
-    beside its runs, in the folder ``compared``.
+    beside its runs, in the folder ``compared``; its settings and figures are a run in MLflow, the same one when the
+    comparison is made again.
 
     Returns:
         The table (see `summarized`), and the place of the page.
 
     Raises:
         UsageError: a model, the table or a setting can't be used.
+        PrichexyError: MLflow can't be reached.
         StorageFault: the store failed; what was kept stays, and the same command goes on.
     """
     out = Store(config.out, config.storage)
     records: list[tuple[str, AuditRecord]] = []
     with connected(config.ray):
-        for row in config.rows:
-            records.append((row.label, _audited(row, config).record))
+        for row in config.every_row:
+            done = _audited(row, config)
+            _log(row, done, config)
+            records.append((row.label, done.record))
     rows = summarized(records)
     out.write(TABLE, (json.dumps(rows, indent=2) + "\n").encode())
+    if (plot := tradeoff_svg(records)) is not None:
+        out.write(PLOT, plot.encode())
     with tempfile.TemporaryDirectory(prefix="prichexy-comparison-") as folder:
         out.write(REPORT, write_comparison(records, Path(folder) / REPORT).read_bytes())
     return rows, f"{out.uri.rstrip('/')}/{REPORT}"
@@ -59,6 +69,25 @@ def _audited(row: ComparedModel, config: CompareConfig) -> Audited:
         return audit_model(
             own, model, to_bytes(model.folder), registry=None, classifiers=config.utility, judges=config.judges
         )
+
+
+def _log(row: ComparedModel, done: Audited, config: CompareConfig) -> None:
+    """What the row is and what came of it, in its run of MLflow."""
+    place, record = Store(done.place, config.storage), done.record
+    try:
+        known = str(json.loads(place.read(RUN))["id"])
+    except FileNotFoundError:
+        known = None
+    given = {"model": row.model} if row.model is not None else dict(row.obfuscation or {})
+    params = {**given, "seeds": record.seeds, "seed": record.seed, "judges": config.judges}
+    tags = {DATA_TAG: record.data.fingerprint, COMMIT_TAG: commit()}
+    run = open_run(Registry(config.tracking_uri), f"compare: {row.label}", known, params, tags)
+    place.write(RUN, (json.dumps({"id": run.id}) + "\n").encode())
+    figures = _figures(record)
+    attackers = {f"attackers/{name}": auc for name, auc in figures.pop("attackers").items()}
+    numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
+    run.log_result({**numbers, **attackers}, 0)
+    run.finish()
 
 
 def row_model(row: ComparedModel, config: AuditSettings, registry: Registry, into: Path) -> ModelVersion:

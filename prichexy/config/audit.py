@@ -1,5 +1,6 @@
 """Settings of `audit`, of what it decides, and of `promote`."""
 
+from itertools import product
 from pathlib import Path
 from typing import Literal, Self
 
@@ -89,14 +90,22 @@ class AuditConfig(AuditSettings):
     model: str = Field(description="models:/NAME/VERSION, models:/NAME@ALIAS, or a model folder")
 
 
+Setting = str | int | float | tuple[float, ...]
+"""A setting of an obfuscation."""
+
+
 class ComparedModel(Settings):
-    """One row of a comparison: a model, or an obfuscation that needs no training."""
+    """One row of a comparison, or several of a sweep: a model, or an obfuscation that needs no training."""
 
     label: str = Field(min_length=1, max_length=60, description="its name in table and plot")
     model: str | None = Field(None, description="as in `prichexy audit`")
-    obfuscation: dict[str, str | int | float | tuple[float, ...]] | None = Field(
+    obfuscation: dict[str, Setting] | None = Field(
         None,
         description="settings without a model, such as {kind: dp-pix, cell: 4}; multi-scale-field is fitted",
+    )
+    over: dict[str, tuple[Setting, ...]] = Field(
+        {},
+        description="a sweep: settings with several values each, such as {cell: [2, 4, 8]}; a row for each combination",
     )
     training_run: str | None = Field(None, description="the model's own, where it differs")
 
@@ -104,7 +113,33 @@ class ComparedModel(Settings):
     def _one_of_both(self) -> Self:
         if (self.model is None) == (self.obfuscation is None):
             raise ValueError("a row names either a model or an obfuscation")
+        if self.over and self.obfuscation is None:
+            raise ValueError("a model's settings are its own: over is for an obfuscation")
+        if twice := sorted(self.over.keys() & (self.obfuscation or {}).keys()):
+            raise ValueError(f"{twice[0]} stands both in obfuscation and in over")
+        if empty := sorted(name for name, values in self.over.items() if not values):
+            raise ValueError(f"over has no value for {empty[0]}")
         return self
+
+    def each(self) -> tuple["ComparedModel", ...]:
+        """The rows that this stands for: itself, or one for each combination in `over`, its settings in the label."""
+        if not self.over:
+            return (self,)
+        rows = []
+        for values in product(*self.over.values()):
+            chosen = dict(zip(self.over, values, strict=True))
+            words = ", ".join(f"{name} {_words(value)}" for name, value in chosen.items())
+            given = {
+                "label": f"{self.label}, {words}",
+                "obfuscation": {**(self.obfuscation or {}), **chosen},
+                "over": {},
+            }
+            rows.append(self.model_copy(update=given))
+        return tuple(rows)
+
+
+def _words(value: Setting) -> str:
+    return " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else str(value)
 
 
 class CompareConfig(AuditSettings):
@@ -118,8 +153,14 @@ class CompareConfig(AuditSettings):
     )
     rows: tuple[ComparedModel, ...] = Field(min_length=1, description="what is compared, in the table's order")
 
+    @property
+    def every_row(self) -> tuple[ComparedModel, ...]:
+        """The rows of the table, sweeps spread out."""
+        return tuple(one for row in self.rows for one in row.each())
+
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
-        if len({row.label for row in self.rows}) != len(self.rows):
+        every = self.every_row
+        if len({row.label for row in every}) != len(every):
             raise ValueError("each row needs a label of its own")
         return self

@@ -86,8 +86,8 @@ def plan_compare(config: CompareConfig, rates: Rates) -> Plan:
         PrichexyError: a store, the registry or the cluster can't be reached.
     """
     read_secret_file(secret_file(config.secret_file))
-    registry, rows = asked_registry(config.tracking_uri, *(row.model for row in config.rows)), dict[str, _Runs]()
-    for row in config.rows:
+    registry, rows = asked_registry(config.tracking_uri, *(row.model for row in config.every_row)), dict[str, _Runs]()
+    for row in config.every_row:
         own = config if row.training_run is None else config.model_copy(update={"training_run": row.training_run})
         with tempfile.TemporaryDirectory(prefix="prichexy-model-") as folder:
             rows[row.label] = _runs(own, row_model(row, own, registry, Path(folder)))

@@ -23,10 +23,12 @@ from prichexy.registry.promotion import (
     roll_back,
     stage_version,
 )
-from prichexy.registry.runs import RunLog, open_run
+from prichexy.registry.runs import COMMIT_TAG, DATA_TAG, RunLog, open_run
 
 __all__ = [
     "CHAMPION",
+    "COMMIT_TAG",
+    "DATA_TAG",
     "DEFAULT_TRACKING_URI",
     "PREVIOUS",
     "STAGING",

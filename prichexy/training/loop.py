@@ -26,8 +26,7 @@ from prichexy.errors import PrichexyError, UsageError
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import save
 from prichexy.provenance import commit
-from prichexy.registry import Registry, RunLog, open_run, stage_version
-from prichexy.registry.runs import COMMIT_TAG, DATA_TAG
+from prichexy.registry import COMMIT_TAG, DATA_TAG, Registry, RunLog, open_run, stage_version
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.follow import Follower
 from prichexy.training.multi_scale_stage import check_classifier

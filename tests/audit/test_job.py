@@ -4,11 +4,14 @@ import json
 import runpy
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import typer
 import yaml
+from mlflow import MlflowClient
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from prichexy.audit.attackers.draws import anonymized
@@ -137,6 +140,45 @@ def test_a_comparison_has_a_row_for_each_model_and_one_page(folder: Path, audite
     assert rows[1]["displacement_max_px"] > 0
     assert "originals" in Path(page).read_text()
     assert json.loads((folder / "out" / "comparison.json").read_text()) == rows
+
+
+def test_a_sweep_has_a_row_and_a_run_in_mlflow_for_each_combination(folder: Path, tmp_path: Path) -> None:
+    sweep = {"label": "DP-Pix", "obfuscation": {"kind": "dp-pix", "image_size": 64}, "over": {"cell": (4, 8)}}
+    asked = compared(folder, [sweep], out=str(tmp_path), tracking_uri=tracking(tmp_path))
+    rows, _ = compare(asked)
+    assert [row["label"] for row in rows] == ["DP-Pix, cell 4", "DP-Pix, cell 8"]
+    assert rows[0]["ssim"] != rows[1]["ssim"]
+    compare(asked)
+    client = MlflowClient(tracking(tmp_path))
+    runs = client.search_runs(["0", *(one.experiment_id for one in client.search_experiments())])
+    found = {run.data.tags["mlflow.runName"]: run for run in runs}
+    assert len(runs) == 2, "made again, a comparison goes on in the same runs"
+    assert found.keys() == {"compare: DP-Pix, cell 4", "compare: DP-Pix, cell 8"}
+    for row in rows:
+        run = found[f"compare: {row['label']}"]
+        assert run.info.status == "FINISHED"
+        assert run.data.params["cell"] == row["label"][-1]
+        assert run.data.metrics["strongest_auc"] == pytest.approx(row["strongest_auc"])
+        assert run.data.metrics["utility_loss"] == pytest.approx(row["utility_loss"])
+        assert run.data.metrics["attackers/linear-metric"] == pytest.approx(row["attackers"]["linear-metric"])
+    drawing = ElementTree.fromstring((tmp_path / "comparison.svg").read_text())
+    assert drawing.tag.endswith("svg")
+    assert "DP-Pix, cell 8" in "".join(drawing.itertext())
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"over": {"kind": ("dp-pix",)}}, "kind stands both in obfuscation and in over"),
+        ({"over": {"cell": ()}}, "over has no value for cell"),
+        ({"over": {"cell": (4, 4)}}, "each row needs a label of its own"),
+        ({"over": {"cell": (4,)}, "obfuscation": None, "model": "models:/small/1"}, "over is for an obfuscation"),
+    ],
+)
+def test_a_sweep_that_can_not_be_is_refused(folder: Path, changed: dict[str, Any], words: str) -> None:
+    row = {"label": "DP-Pix", "obfuscation": {"kind": "dp-pix", "image_size": 64}, **changed}
+    with pytest.raises(ValidationError, match=words):
+        compared(folder, [row])
 
 
 def test_a_comparison_leaves_the_record_and_the_runs_of_an_audit_as_they_are(folder: Path, audited: Audited) -> None:

@@ -2,6 +2,6 @@
 
 from prichexy.audit.report.figures import OperatingPoint
 from prichexy.audit.report.gallery import GalleryImage
-from prichexy.audit.report.page import write_comparison, write_report
+from prichexy.audit.report.page import tradeoff_svg, write_comparison, write_report
 
-__all__ = ["GalleryImage", "OperatingPoint", "write_comparison", "write_report"]
+__all__ = ["GalleryImage", "OperatingPoint", "tradeoff_svg", "write_comparison", "write_report"]

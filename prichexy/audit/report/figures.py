@@ -42,11 +42,13 @@ class OperatingPoint(NamedTuple):
         label: shown beside its marker.
         strongest_auc: AUC of its strongest attacker.
         utility: mean AUC of the classifier on its images.
+        most: AUC of that attacker's best run; None where it has a single one.
     """
 
     label: str
     strongest_auc: float
     utility: float
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def privacy_utility(
 
     Args:
         model: the one under audit, drawn large; None in a comparison of equals.
-        others: drawn beside it.
+        others: drawn beside it, each with a line to its attacker's best run.
         limits: what the thresholds allow, hatched.
         interval: 95 % interval of the model's strongest attacker.
     """
@@ -121,6 +123,9 @@ def privacy_utility(
             look = {"color": INK, "marker": "*", "markersize": 13, "linestyle": "none"}
             axes.plot(model.strongest_auc, model.utility, **look, label=_label(model.label), zorder=5)
         for number, point in enumerate(others):
+            if point.most is not None:
+                reached = (point.strongest_auc, point.most)
+                axes.plot(reached, (point.utility,) * 2, color=looks[str(number)]["color"], linewidth=1.2, zorder=3)
             look = {**looks[str(number)], "linestyle": "none", "markersize": 7}
             axes.plot(point.strongest_auc, point.utility, **look, label=_label(point.label), zorder=4)
         seen = [point.utility for point in points] + ([limits.utility] if limits and limits.utility is not None else [])

@@ -17,7 +17,7 @@ from prichexy.audit.report import figures
 from prichexy.audit.report.figures import Limits, OperatingPoint
 from prichexy.audit.report.gallery import ENLARGED, GalleryImage, pictures
 from prichexy.errors import UsageError
-from prichexy.pages import templates_in
+from prichexy.pages import alone, templates_in
 from prichexy.verdict import AttackerResult, AuditRecord, audit_id
 
 _FOLDER = Path(__file__).parent
@@ -96,11 +96,6 @@ def write_comparison(rows: Sequence[tuple[str, AuditRecord]], out: Path) -> Path
     if not rows or len(set(labels)) != len(labels):
         raise UsageError("a comparison needs at least one audit, and a label of its own for each")
     records = [record for _, record in rows]
-    points = [
-        OperatingPoint(label, max(result.auc_mean for result in record.attackers), record.utility.mean_anonymized)
-        for label, record in rows
-        if record.utility.mean_anonymized is not None
-    ]
     results = [{result.name: result for result in record.attackers} for record in records]
     limits = _common_limits(records)
     page = _page(
@@ -112,11 +107,31 @@ def write_comparison(rows: Sequence[tuple[str, AuditRecord]], out: Path) -> Path
         descriptions={name: result.description for by_name in results for name, result in by_name.items()},
         results=dict(zip(labels, results, strict=True)),
         limits=limits,
-        tradeoff=figures.privacy_utility(None, points, limits) if points else None,
+        tradeoff=_tradeoff(rows),
         without_utility=[label for label, record in rows if record.utility.mean_anonymized is None],
         unlike=_unlike(records),
     )
     return _written(page, out)
+
+
+def tradeoff_svg(rows: Sequence[tuple[str, AuditRecord]]) -> str | None:
+    """The plot of privacy against utility as an SVG file of its own; None where no row has a utility.
+
+    Args:
+        rows: a label and a record for each.
+    """
+    drawn = _tradeoff(rows)
+    return None if drawn is None else alone(drawn)
+
+
+def _tradeoff(rows: Sequence[tuple[str, AuditRecord]]) -> Markup | None:
+    points = []
+    for label, record in rows:
+        strongest = max(record.attackers, key=lambda result: result.auc_mean)
+        if record.utility.mean_anonymized is not None:
+            reach = None if strongest.seeds == 1 else strongest.auc_max
+            points.append(OperatingPoint(label, strongest.auc_mean, record.utility.mean_anonymized, reach))
+    return figures.privacy_utility(None, points, _common_limits([record for _, record in rows])) if points else None
 
 
 def _measures(record: AuditRecord, strongest: AttackerResult) -> list[Measure]:
