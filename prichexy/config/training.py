@@ -109,7 +109,10 @@ class MultiScaleConfig(StageConfig):
     check_weights: Path | None = Field(
         None, description="a classifier's file that training does not use: what it still finds is reported"
     )
-    check_backbone: Literal["densenet121", "resnet18", "tiny"] = Field("densenet121", description="of that file")
+    judge_weights: tuple[Path, ...] = Field(
+        (), description="files of further classifiers, trained with other seeds, whose findings shall be left as well"
+    )
+    check_backbone: Literal["densenet121", "resnet18", "tiny"] = Field("densenet121", description="of these files")
 
 
 class GeneratorConfig(Settings):

@@ -63,9 +63,3 @@ def svg(figure: Figure, name: str, title: str, description: str) -> Markup:
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-words">{escape(description)}</desc>'
     )
     return Markup(opening + drawing[drawing.index(">") + 1 :])
-
-
-def alone(drawing: Markup) -> str:
-    """A file's content of an element that `svg` made: with a white ground, so that a dark page shows it too."""
-    end = drawing.index("</desc>") + len("</desc>")
-    return f'{drawing[:end]}<rect width="100%" height="100%" fill="white"/>{drawing[end:]}\n'

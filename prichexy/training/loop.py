@@ -29,7 +29,7 @@ from prichexy.provenance import commit
 from prichexy.registry import COMMIT_TAG, DATA_TAG, Registry, RunLog, open_run, stage_version
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.follow import Follower
-from prichexy.training.multi_scale_stage import check_classifier
+from prichexy.training.multi_scale_stage import check_classifier, judging_classifiers
 from prichexy.training.records import (
     RUN,
     STAGE,
@@ -138,6 +138,7 @@ def check(config: TrainConfig, table: TrainingTable) -> None:
             start(config)
     if "multi_scale" in stages:
         check_classifier(config.multi_scale)
+        judging_classifiers(config.multi_scale)
 
 
 def check_classifier_trained(config: TrainConfig, stages: tuple[StageName, ...], run: Store) -> None:
@@ -169,8 +170,10 @@ def _absolute(config: TrainConfig, table: TrainingTable) -> TrainConfig:
         if settings.weights is not None:
             changes[name] = settings.model_copy(update={"weights": settings.weights.absolute()})
     check_weights = config.multi_scale.check_weights
+    files: dict[str, Any] = {"judge_weights": tuple(file.absolute() for file in config.multi_scale.judge_weights)}
     if check_weights is not None:
-        changes["multi_scale"] = config.multi_scale.model_copy(update={"check_weights": check_weights.absolute()})
+        files["check_weights"] = check_weights.absolute()
+    changes["multi_scale"] = config.multi_scale.model_copy(update=files)
     lists = {
         name: str(Path(value).absolute())
         for name, value in config.pairs.model_dump().items()

@@ -1,6 +1,7 @@
 """The stage that trains multi-scale-field, made ready in a worker: what is fitted, its critics, their restarts."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,8 +72,9 @@ def multi_scale_stage(
     appearance = fit_appearance(inputs.table.split("train"), classifier.to(inputs.world.device), inputs.obfuscation)
     generator = inputs.ready(appearance)
     critics = [inputs.ready(_critic(config.seed, name, 0, number)) for number, name in enumerate(settings.critics)]
-    networks = Networks(generator, tuple(critics))
-    alone = Networks(bare(generator), tuple(map(bare, critics)))
+    judges = tuple(judge.to(inputs.world.device) for judge in judging_classifiers(settings))
+    networks = Networks(generator, tuple(critics), judges)
+    alone = Networks(bare(generator), tuple(map(bare, critics)), judges)
     optimisers = Optimisers(
         _adam(appearance, settings),
         tuple(adamw(critic, settings.critic_learning_rate) for critic in critics),
@@ -142,8 +144,19 @@ def check_classifier(settings: MultiScaleConfig) -> Classifier | None:
     Raises:
         UsageError: if the file is no classifier of that backbone.
     """
-    if settings.check_weights is None:
-        return None
-    check = Classifier(settings.check_backbone)
-    start_from(check, settings.check_weights)
-    return check.eval()
+    return None if settings.check_weights is None else _frozen_classifier(settings, settings.check_weights)
+
+
+def judging_classifiers(settings: MultiScaleConfig) -> list[Classifier]:
+    """The classifiers that judge beside the model's own, from the files that the settings name.
+
+    Raises:
+        UsageError: if a file is no classifier of that backbone.
+    """
+    return [_frozen_classifier(settings, file) for file in settings.judge_weights]
+
+
+def _frozen_classifier(settings: MultiScaleConfig, file: Path) -> Classifier:
+    classifier = Classifier(settings.check_backbone)
+    start_from(classifier, file)
+    return classifier.eval().requires_grad_(False)

@@ -59,10 +59,13 @@ class Networks(NamedTuple):
     Attributes:
         generator: a `CoarseAppearance`, whose frozen classifier judges what is left of the findings.
         critics: verifiers.
+        judges: further classifiers, frozen, whose findings shall be left as well. A generator that one classifier
+            judges draws what that one reads and no other does.
     """
 
     generator: nn.Module
     critics: tuple[nn.Module, ...]
+    judges: tuple[nn.Module, ...] = ()
 
 
 class Optimisers(NamedTuple):
@@ -162,7 +165,7 @@ def multi_scale_step(
 
     Args:
         batch: two images of each patient, on any device; the first is published with a key of this step.
-        networks: put into train mode; the critics judge the generator in eval mode.
+        networks: put into train mode, but for the judges; the critics judge the generator in eval mode.
         optimisers: of their parameters.
         settings: obfuscation, weights, precision.
         step: number of the step, for keys and errors.
@@ -202,15 +205,16 @@ def update_generator(
     published_P1HW, before_PF = obfuscated_by_key(
         networks.generator, batch.first, seeds_P, settings.obfuscation, settings.compute
     )
-    with frozen(*critics):
+    with frozen(*critics, *networks.judges):
         scores = {"correlation": correlated(thumbnails(published_P1HW)) @ correlated(thumbnails(batch.second)).T}
         with settings.compute.autocast(published_P1HW.device):
             after_PF = appearance.classifier(published_P1HW)
+            judged = [(judge(published_P1HW), _said(judge, batch.first)) for judge in networks.judges]
             embedded = [(critic.embed(published_P1HW), _embedded(critic, batch.second)) for critic in critics]
         for number, (critic, (first_PE, second_PE)) in enumerate(zip(critics, embedded, strict=True), start=1):
             scores[f"critic_{number}"] = critic.compare_all(first_PE.float(), second_PE.float())
         privacy = strongest([rank_loss(scores_PP, same_PP) for scores_PP in scores.values()])
-        utility = utility_loss(after_PF, before_PF)
+        utility = torch.stack([utility_loss(*each) for each in [(after_PF, before_PF), *judged]]).mean()
         total = utility + settings.privacy_weight * privacy
         value = descend(total, "generator", networks.generator, optimiser, settings.compute, step)
     appearance.restrain()
@@ -223,6 +227,12 @@ def update_generator(
 @torch.no_grad()
 def _embedded(critic: Verifier, images_N1HW: Tensor) -> Tensor:
     return critic.embed(images_N1HW)
+
+
+@torch.no_grad()
+def _said(judge: nn.Module, images_N1HW: Tensor) -> Tensor:
+    logits_NF: Tensor = judge(images_N1HW)
+    return logits_NF
 
 
 def _keys(random: np.random.Generator, count: int) -> Tensor:
@@ -294,7 +304,8 @@ def evaluate_multi_scale(
     Returns:
         ``utility``, ``privacy`` and ``total`` as in `multi_scale_step`, but of exact AUCs; ``correlation_auc``,
         ``critic_1_auc`` ... and ``strongest_auc``; ``classifier_auc`` (mean over findings, of published images) and
-        ``classifier_auc_loss`` (what it was on the originals, less that); ``check_auc`` and ``check_auc_loss``.
+        ``classifier_auc_loss`` (what it was on the originals, less that); likewise of each judge, ``judge_1_auc`` ...,
+        and of the check.
 
     Raises:
         NonFiniteLossError: if one of the losses is NaN or infinite.
@@ -304,6 +315,8 @@ def evaluate_multi_scale(
     random = np.random.default_rng([settings.seed, settings.world.rank, _OF_VALIDATION_KEYS])
     appearance = cast(CoarseAppearance, networks.generator)
     judges: dict[str, Callable[[Tensor], Tensor]] = {"classifier": appearance.classifier}
+    judges |= {f"judge_{number}": judge for number, judge in enumerate(networks.judges, start=1)}
+    trained_by = len(judges)
     if check is not None:
         judges["check"] = check
 
@@ -318,19 +331,20 @@ def evaluate_multi_scale(
         cells = (thumbnails(published_P1HW), thumbnails(second_P1HW))
         return (marks(batch.same, device), marks(batch.labels, device), *cells, *logits, *findings)
 
-    used = (appearance, *networks.critics, *(() if check is None else (check,)))
+    used = (appearance, *networks.critics, *networks.judges, *(() if check is None else (check,)))
     same_P, labels_PF, first_PD, second_PD, *rest = collect(batches, outputs, used, gather)
     logits, findings = rest[: len(networks.critics)], rest[len(networks.critics) :]
     scores = {"correlation": (correlated(first_PD) * correlated(second_PD)).sum(dim=1)}
     scores |= {f"critic_{number}": logits_P1[:, 0] for number, logits_P1 in enumerate(logits, start=1)}
     aucs = {f"{name}_auc": binary_auc(found_P, same_P) for name, found_P in scores.items()}
     privacy = strongest([torch.tensor(abs(auc - 0.5)) for auc in aucs.values()])
-    utility = utility_loss(findings[0], findings[1])
+    pairs = list(zip(findings[::2], findings[1::2], strict=True))
+    utility = torch.stack([utility_loss(*each) for each in pairs[:trained_by]]).mean()
     losses = finite_metrics(
         {"utility": utility, "privacy": privacy, "total": utility + settings.privacy_weight * privacy}
     )
     kept: Losses = {}
-    for name, published_PF, originals_PF in zip(judges, findings[::2], findings[1::2], strict=True):
+    for name, (published_PF, originals_PF) in zip(judges, pairs, strict=True):
         kept[f"{name}_auc"] = finding_aucs(published_PF, labels_PF)["auc"]
         kept[f"{name}_auc_loss"] = finding_aucs(originals_PF, labels_PF)["auc"] - kept[f"{name}_auc"]
     return {**losses, **aucs, "strongest_auc": max(aucs.values()), **kept}

@@ -147,12 +147,13 @@ def test_a_generator_against_several_critics_goes_on_as_if_it_had_not_been_stopp
     changes = {
         "generator": MULTI_SCALE,
         "classifier": {"backbone": "tiny", "weights": file},
-        "multi_scale": {**own, "check_weights": file, "check_backbone": "tiny"},
+        "multi_scale": {**own, "check_weights": file, "judge_weights": [file], "check_backbone": "tiny"},
     }
     undisturbed = trained(table, tmp_path / "a", "multi_scale", **changes)
     assert len(undisturbed) == 3
     assert {"train/critic_2_auc", "validation/correlation_auc", "validation/total"} <= set(undisturbed[0])
-    assert all(entry["validation/check_auc"] == entry["validation/classifier_auc"] for entry in undisturbed)  # one file
+    for judge in ("check", "judge_1"):  # one file
+        assert all(entry[f"validation/{judge}_auc"] == entry["validation/classifier_auc"] for entry in undisturbed)
     stage, checkpoints = ready(table, tmp_path / "b", "multi_scale", **changes)
     steps = stage.training.count // 8
     with pytest.raises(KeyboardInterrupt):  # in the middle of the third epoch, after both critics have started anew

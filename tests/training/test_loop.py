@@ -167,6 +167,10 @@ def never(*_: object) -> None:
             {"generator": MULTI_SCALE, "multi_scale": {"check_weights": "absent.pt"}},
             "the checkpoint file can't be opened",
         ),
+        (
+            {"generator": MULTI_SCALE, "multi_scale": {"judge_weights": ["absent.pt"]}},
+            "the checkpoint file can't be opened",
+        ),
         ({"generator": MULTI_SCALE, "stage": "generator"}, "multi-scale-field needs a trained classifier"),
         ({"pairs": {"train_list": "absent.txt"}}, "setting pairs.train_list: there is no such file"),
         ({"table": "absent"}, "there is no finished training table at absent"),

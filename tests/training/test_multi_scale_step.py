@@ -230,6 +230,23 @@ def test_validation_reports_a_second_classifier_and_draws_the_same_keys_each_tim
     assert "check_auc" not in evaluate_multi_scale(networks, [planted(5)], of)
 
 
+def test_findings_are_left_for_every_judge_not_for_one() -> None:
+    """What only a second classifier sees goes without it as a judge, and stays with it."""
+    of = MultiScaleSettings(settings())
+
+    def taught(*judges: nn.Module) -> dict[str, float]:
+        networks = Networks(appearance(settings()), critics(0.25), judges)
+        return multi_scale_step(of_patients(planted(1)), networks, optimisers(networks), of)
+
+    alone, twice, both = taught(), taught(Stripes()), taught(Stripes(), Stripes())
+    assert alone["utility"] != twice["utility"]
+    own, seen = alone["utility"], 2 * twice["utility"] - alone["utility"]
+    assert both["utility"] == pytest.approx((own + 2 * seen) / 3, rel=1e-4)
+    networks = Networks(appearance(settings()), critics(0.25), (Stripes(),))
+    found = evaluate_multi_scale(networks, [planted(5)], of, Stripes())
+    assert found["judge_1_auc"] == found["check_auc"]
+
+
 def test_the_correlation_is_that_of_thumbnails_less_their_mean() -> None:
     images = planted(3).first[:PAIRS]
     vectors = correlated(thumbnails(images))

@@ -17,7 +17,7 @@ from prichexy.audit.report import figures
 from prichexy.audit.report.figures import Limits, OperatingPoint
 from prichexy.audit.report.gallery import ENLARGED, GalleryImage, pictures
 from prichexy.errors import UsageError
-from prichexy.pages import alone, templates_in
+from prichexy.pages import templates_in
 from prichexy.verdict import AttackerResult, AuditRecord, audit_id
 
 _FOLDER = Path(__file__).parent
@@ -121,7 +121,7 @@ def tradeoff_svg(rows: Sequence[tuple[str, AuditRecord]]) -> str | None:
         rows: a label and a record for each.
     """
     drawn = _tradeoff(rows)
-    return None if drawn is None else alone(drawn)
+    return None if drawn is None else f"{drawn}\n"
 
 
 def _tradeoff(rows: Sequence[tuple[str, AuditRecord]]) -> Markup | None:
