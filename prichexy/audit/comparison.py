@@ -15,14 +15,13 @@ from prichexy.cluster import connected
 from prichexy.config.audit import AuditSettings, CompareConfig, ComparedModel
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import create_untrained, to_bytes
-from prichexy.provenance import commit
-from prichexy.registry import COMMIT_TAG, DATA_TAG, ModelVersion, Registry, open_run
+from prichexy.registry import ModelVersion, Registry, open_run, run_tags
 from prichexy.verdict import AuditRecord
 
 REPORT, TABLE, PLOT = "comparison.html", "comparison.json", "comparison.svg"
 
 RUN = "mlflow.json"
-"""Beside a row's record: the id of its run in MLflow."""
+"""Beside a row's record: the id of its run in MLflow, and what that run holds."""
 
 TABLE_WIDTH = 120
 """Columns that `comparison_table` takes where the output is no terminal."""
@@ -34,8 +33,8 @@ def compare(config: CompareConfig) -> tuple[list[dict[str, Any]], str]:
     """Audit each row of a comparison, and write its table and plot; runs of attackers that were kept are not run again.
 
     Verdicts of a comparison are stored with no model: `prichexy audit` does that. Each row's own record and report lie
-    beside its runs, in the folder ``compared``; its settings and figures are a run in MLflow, the same one when the
-    comparison is made again.
+    beside its runs, in the folder ``compared``; its settings and figures are a run in MLflow, the same one while a
+    comparison that is made again finds the same.
 
     Returns:
         The table (see `summarized`), and the place of the page.
@@ -74,19 +73,23 @@ def _audited(row: ComparedModel, config: CompareConfig) -> Audited:
 def _log(row: ComparedModel, done: Audited, config: CompareConfig) -> None:
     """What the row is and what came of it, in its run of MLflow."""
     place, record = Store(done.place, config.storage), done.record
-    try:
-        known = str(json.loads(place.read(RUN))["id"])
-    except FileNotFoundError:
-        known = None
     given = {"model": row.model} if row.model is not None else dict(row.obfuscation or {})
     params = {**given, "seeds": record.seeds, "seed": record.seed, "judges": config.judges}
-    tags = {DATA_TAG: record.data.fingerprint, COMMIT_TAG: commit()}
-    run = open_run(Registry(config.tracking_uri), f"compare: {row.label}", known, params, tags)
-    place.write(RUN, (json.dumps({"id": run.id}) + "\n").encode())
     figures = _figures(record)
     attackers = {f"attackers/{name}": auc for name, auc in figures.pop("attackers").items()}
-    numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
-    run.log_result({**numbers, **attackers}, 0)
+    metrics = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)} | attackers
+    outcome = json.loads(json.dumps({"label": row.label, "params": params, "metrics": metrics}))
+    try:
+        kept = json.loads(place.read(RUN))
+    except FileNotFoundError:
+        kept = {}
+    # More seeds or other attackers are another outcome of the same model: MLflow never changes a figure that it has.
+    known = kept["id"] if kept.get("outcome") == outcome else None
+    run = open_run(
+        Registry(config.tracking_uri), f"compare: {row.label}", known, params, run_tags(record.data.fingerprint)
+    )
+    place.write(RUN, (json.dumps({"id": run.id, "outcome": outcome}) + "\n").encode())
+    run.log_result(metrics, 0)
     run.finish()
 
 

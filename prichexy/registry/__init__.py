@@ -23,12 +23,10 @@ from prichexy.registry.promotion import (
     roll_back,
     stage_version,
 )
-from prichexy.registry.runs import COMMIT_TAG, DATA_TAG, RunLog, open_run
+from prichexy.registry.runs import RunLog, open_run, run_tags
 
 __all__ = [
     "CHAMPION",
-    "COMMIT_TAG",
-    "DATA_TAG",
     "DEFAULT_TRACKING_URI",
     "PREVIOUS",
     "STAGING",
@@ -46,6 +44,7 @@ __all__ = [
     "publications",
     "read_audit",
     "roll_back",
+    "run_tags",
     "stage_version",
     "store_audit",
 ]

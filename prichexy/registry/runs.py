@@ -8,12 +8,14 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
+from prichexy.provenance import commit
 from prichexy.registry.models import Registry, experiment
 
 PARENT_TAG, COMMIT_TAG, DATA_TAG = "mlflow.parentRunId", "mlflow.source.git.commit", "prichexy.data"
@@ -21,6 +23,11 @@ EPOCH = "epoch"
 
 _LONGEST_VALUE = 500
 _MOST_PARAMS = 100  # of one request
+
+
+def run_tags(fingerprint: str) -> dict[str, str]:
+    """Tags of a run: the data of that fingerprint, and the code."""
+    return {DATA_TAG: fingerprint, COMMIT_TAG: commit(), "prichexy.version": version("prichexy")}
 
 
 class RunLog:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from prichexy.config import TrainConfig
 from prichexy.errors import PrichexyError, UsageError
 from prichexy.lake.storage import Store
 from prichexy.obfuscation import save
-from prichexy.provenance import commit
-from prichexy.registry import COMMIT_TAG, DATA_TAG, Registry, RunLog, open_run, stage_version
+from prichexy.registry import Registry, RunLog, open_run, run_tags, stage_version
 from prichexy.training.checkpoints import Checkpoints, below
 from prichexy.training.follow import Follower
 from prichexy.training.multi_scale_stage import check_classifier, judging_classifiers
@@ -216,7 +214,14 @@ def _train_stage(
     place = below(run, stage)
     checkpoints = Checkpoints(place)
     settings = deciding_settings(config, stage, table.facts.fingerprint)
-    logged = open_run(registry, stage, record.get("mlflow"), logged_settings(settings), _tags(table), parent=pipeline)
+    logged = open_run(
+        registry,
+        stage,
+        record.get("mlflow"),
+        logged_settings(settings),
+        run_tags(table.facts.fingerprint),
+        parent=pipeline,
+    )
     write_record(place, STAGE, {"settings": settings, "mlflow": logged.id})
     at = checkpoints.epochs()
     log.info("%s: %s", stage, f"goes on after epoch {at[0]}" if at else "begins")
@@ -254,7 +259,9 @@ def _open_pipeline(config: TrainConfig, table: TrainingTable, run: Store) -> tup
     registry, record = Registry(config.tracking_uri), read_record(run, RUN)
     facts = {"table.size": table.facts.size, "table.rows": table.facts.rows, "seed": config.seed}
     counts = {f"table.{split}": count for split, count in table.facts.counts.items()}
-    pipeline = open_run(registry, config.run, record.get("mlflow"), {**facts, **counts}, _tags(table))
+    pipeline = open_run(
+        registry, config.run, record.get("mlflow"), {**facts, **counts}, run_tags(table.facts.fingerprint)
+    )
     write_record(run, RUN, {**record, "mlflow": pipeline.id})
     return registry, pipeline
 
@@ -278,7 +285,3 @@ def _register(
         made = registry.register(Path(folder), config.register_as, f"training run {config.run}", pipeline.id)
     stage_version(registry, made)
     return f"models:/{made.name}/{made.version}"
-
-
-def _tags(table: TrainingTable) -> dict[str, str]:
-    return {DATA_TAG: table.facts.fingerprint, COMMIT_TAG: commit(), "prichexy.version": version("prichexy")}

@@ -145,6 +145,11 @@ def utility_loss(published_NF: Tensor, originals_NF: Tensor) -> Tensor:
     return lost_F.square().mean().clamp(min=_LEAST).sqrt()
 
 
+def _mean_utility_loss(judged: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Over classifiers, of whose logits of published images and originals each is a pair."""
+    return torch.stack([utility_loss(*each) for each in judged]).mean()
+
+
 def thumbnails(images_N1HW: Tensor) -> Tensor:
     """Grey values of 16 x 16 cells, (N, 256)."""
     return F.adaptive_avg_pool2d(images_N1HW, THUMBNAIL_SIDE).flatten(1)
@@ -209,12 +214,12 @@ def update_generator(
         scores = {"correlation": correlated(thumbnails(published_P1HW)) @ correlated(thumbnails(batch.second)).T}
         with settings.compute.autocast(published_P1HW.device):
             after_PF = appearance.classifier(published_P1HW)
-            judged = [(judge(published_P1HW), _said(judge, batch.first)) for judge in networks.judges]
-            embedded = [(critic.embed(published_P1HW), _embedded(critic, batch.second)) for critic in critics]
+            judged = [(judge(published_P1HW), _of_originals(judge, batch.first)) for judge in networks.judges]
+            embedded = [(critic.embed(published_P1HW), _of_originals(critic.embed, batch.second)) for critic in critics]
         for number, (critic, (first_PE, second_PE)) in enumerate(zip(critics, embedded, strict=True), start=1):
             scores[f"critic_{number}"] = critic.compare_all(first_PE.float(), second_PE.float())
         privacy = strongest([rank_loss(scores_PP, same_PP) for scores_PP in scores.values()])
-        utility = torch.stack([utility_loss(*each) for each in [(after_PF, before_PF), *judged]]).mean()
+        utility = _mean_utility_loss([(after_PF, before_PF), *judged])
         total = utility + settings.privacy_weight * privacy
         value = descend(total, "generator", networks.generator, optimiser, settings.compute, step)
     appearance.restrain()
@@ -225,14 +230,9 @@ def update_generator(
 
 
 @torch.no_grad()
-def _embedded(critic: Verifier, images_N1HW: Tensor) -> Tensor:
-    return critic.embed(images_N1HW)
-
-
-@torch.no_grad()
-def _said(judge: nn.Module, images_N1HW: Tensor) -> Tensor:
-    logits_NF: Tensor = judge(images_N1HW)
-    return logits_NF
+def _of_originals(network: Callable[[Tensor], Tensor], images_N1HW: Tensor) -> Tensor:
+    """What a network makes of images from which no gradient is wanted."""
+    return network(images_N1HW)
 
 
 def _keys(random: np.random.Generator, count: int) -> Tensor:
@@ -339,7 +339,7 @@ def evaluate_multi_scale(
     aucs = {f"{name}_auc": binary_auc(found_P, same_P) for name, found_P in scores.items()}
     privacy = strongest([torch.tensor(abs(auc - 0.5)) for auc in aucs.values()])
     pairs = list(zip(findings[::2], findings[1::2], strict=True))
-    utility = torch.stack([utility_loss(*each) for each in pairs[:trained_by]]).mean()
+    utility = _mean_utility_loss(pairs[:trained_by])
     losses = finite_metrics(
         {"utility": utility, "privacy": privacy, "total": utility + settings.privacy_weight * privacy}
     )

@@ -161,6 +161,10 @@ def test_a_sweep_has_a_row_and_a_run_in_mlflow_for_each_combination(folder: Path
         assert run.data.metrics["strongest_auc"] == pytest.approx(row["strongest_auc"])
         assert run.data.metrics["utility_loss"] == pytest.approx(row["utility_loss"])
         assert run.data.metrics["attackers/linear-metric"] == pytest.approx(row["attackers"]["linear-metric"])
+    compare(asked.model_copy(update={"attackers": ("correlation-16",)}))
+    latest = client.search_runs([run.info.experiment_id for run in runs[:1]])
+    assert len(latest) == 4, "another outcome is another run"
+    assert sorted("attackers/linear-metric" in run.data.metrics for run in latest) == [False, False, True, True]
     drawing = ElementTree.fromstring((tmp_path / "comparison.svg").read_text())
     assert drawing.tag.endswith("svg")
     assert "DP-Pix, cell 8" in "".join(drawing.itertext())

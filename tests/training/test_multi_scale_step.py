@@ -230,8 +230,7 @@ def test_validation_reports_a_second_classifier_and_draws_the_same_keys_each_tim
     assert "check_auc" not in evaluate_multi_scale(networks, [planted(5)], of)
 
 
-def test_findings_are_left_for_every_judge_not_for_one() -> None:
-    """What only a second classifier sees goes without it as a judge, and stays with it."""
+def test_utility_is_the_mean_over_the_own_classifier_and_every_judge() -> None:
     of = MultiScaleSettings(settings())
 
     def taught(*judges: nn.Module) -> dict[str, float]:
