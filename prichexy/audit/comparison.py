@@ -136,6 +136,7 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> Table:
         "max": [_shown(row["strongest_max"]) for row in rows],
         "utility": [_shown(row["utility"]) for row in rows],
         "loss": [_shown(row["utility_loss"]) for row in rows],
+        "unseen loss": [_shown(row["unseen_loss"]) for row in rows],
         "learned from it": [_shown(row["retrained_on_anonymized"]) for row in rows],
         "SSIM": [_shown(row["ssim"]) for row in rows],
     }
@@ -163,6 +164,7 @@ def _figures(record: AuditRecord) -> dict[str, Any]:
         "attackers": {one.name: one.auc_mean for one in record.attackers},
         "utility": utility.mean_anonymized,
         "utility_loss": None if utility.mean_difference is None else 0.0 - utility.mean_difference,
+        "unseen_loss": None if utility.unseen is None else 0.0 - utility.unseen.mean_difference,
         "retrained_on_anonymized": utility.retrained_on_anonymized,
         "ssim": utility.ssim,
         "displacement_max_px": utility.displacement_max_px,

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -23,13 +22,14 @@ from sklearn.metrics import roc_curve
 
 from prichexy.audit.attackers import Attacker, VerifierRecipe, attackers_with, fused
 from prichexy.audit.attackers.fusion import DESCRIPTION, NAME
+from prichexy.audit.classifiers import train_classifier, unseen_classifier
 from prichexy.audit.critics import critics
 from prichexy.audit.evidence import Evidence
 from prichexy.audit.material import Judges, Material, gather
 from prichexy.audit.report import GalleryImage, write_report
 from prichexy.audit.runs import Outcome, Run, carry_out, planned
 from prichexy.audit.statistics import auc, bootstrap_auc
-from prichexy.audit.utility import measure_utility, retrain_classifier
+from prichexy.audit.utility import measure_utility
 from prichexy.cluster import connected
 from prichexy.cohort.splits import SPLITS
 from prichexy.cohort.table import TrainingTable, open_table
@@ -39,6 +39,7 @@ from prichexy.deid import read_secret_file
 from prichexy.errors import UsageError
 from prichexy.imaging import to_unit
 from prichexy.lake.storage import Store
+from prichexy.networks.classifier import Classifier
 from prichexy.obfuscation import to_bytes
 from prichexy.obfuscation.flow_field import FlowField
 from prichexy.obfuscation.multi_scale_field import MultiScaleField
@@ -300,31 +301,37 @@ def _utility(material: Material, config: AuditSettings, place: Store, classifier
     try:
         return Utility.model_validate_json(place.read(file))
     except FileNotFoundError:
-        log.info("utility: %s", "a classifier learns from the anonymized images" if classifiers else "likeness only")
+        pass
+    unseen = None
+    if classifiers:
+        unseen = unseen_classifier(material.labelled("train", False), material.labelled("validation", False), config)
+    log.info("utility: %s", "a classifier learns from the anonymized images" if classifiers else "likeness only")
     task = _measured.options(num_cpus=config.threads, num_gpus=1 if config.gpu else 0)
-    utility: Utility = ray.get(task.remote(material, config, classifiers))
+    utility: Utility = ray.get(task.remote(material, config, unseen))
     place.write(file, utility.model_dump_json(indent=2).encode())
     return utility
 
 
 @ray.remote  # type: ignore[untyped-decorator]
-def _measured(material: Material, config: AuditSettings, classifiers: bool) -> Utility:
+def _measured(material: Material, config: AuditSettings, unseen: Classifier | None) -> Utility:
+    """With `unseen`, classifiers are asked: it, that of the model's training if there is one, and one that learns."""
     torch.set_num_threads(config.threads)
-    device, test = "cuda" if config.gpu else "cpu", material.evidence.test
-
-    def trained(anonymized: bool) -> Any:
-        train, validation = material.labelled("train", anonymized), material.labelled("validation", anonymized)
-        return retrain_classifier(train, validation, config.classifier, config.seed, device)
-
+    test, retrained = material.evidence.test, None
+    if unseen is not None:
+        train, validation = (material.labelled(split, anonymized=True) for split in ("train", "validation"))
+        device = "cuda" if config.gpu else "cpu"
+        retrained = train_classifier(train, validation, config.classifier, config.seed, device)
+    own = material.classifier if unseen is not None else None
     return measure_utility(
-        (material.classifier or trained(anonymized=False)) if classifiers else None,
+        own or unseen,
         test.originals_NHW,
         test.anonymized_NHW,
         material.findings["test"],
         test.patients_N,
         config.seed,
         material.evidence.obfuscator,
-        trained(anonymized=True) if classifiers else None,
+        retrained,
+        unseen if own is not None else None,
         config.resamples,
         test.seeds_N,
     )

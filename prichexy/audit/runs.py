@@ -15,7 +15,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 
-from prichexy.audit.attackers import Attacker, Retrieval, retrieval
+from prichexy.audit.attackers import Attacker, Retrieval, retrieval, turned
 from prichexy.audit.evidence import Evidence
 from prichexy.audit.statistics import auc
 from prichexy.cluster import Capacity
@@ -85,8 +85,14 @@ class Outcome:
 
 
 def attack(evidence: Evidence, attacker: Attacker, run: Run) -> Outcome:
-    """Fit an attacker, and judge it on the test pairs and by retrieval among the test patients' originals."""
+    """Fit an attacker, and judge it on the test pairs and by retrieval among the test patients' originals.
+
+    One without training has its direction from what was once true of radiographs; validation pairs tell whether it
+    still is.
+    """
     comparer = attacker.fit(evidence, run.seed, run.training_pairs)
+    if not attacker.seeded:
+        comparer = turned(comparer, evidence.validation)
     test = evidence.test
     scores_P = np.asarray(comparer.pair_scores(test.first_images, test.second_images), dtype=np.float64)
     found = retrieval(comparer, test, seed=run.seed) if run.training_pairs is None else None

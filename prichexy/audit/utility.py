@@ -1,7 +1,8 @@
 """What a researcher can still learn from the anonymized images, and how far they were changed.
 
 - A classifier trained on originals, as it is, on originals and on their anonymized versions: per finding and in the
-  mean, with intervals of the paired difference by resampled patients.
+  mean, with intervals of the paired difference by resampled patients. Likewise, in the mean, one that the model did not
+  learn from.
 - A classifier that learns from anonymized images alone, tested on originals: what a published dataset is for.
 - SSIM (Wang et al., IEEE TIP 2004) and PSNR; the displacement in pixels, and where the field folds.
 
@@ -19,23 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prichexy.audit.statistics import RESAMPLES, AucDifference, bootstrap_difference
-from prichexy.config import ClassifierConfig
 from prichexy.errors import UsageError
 from prichexy.findings import FINDINGS
 from prichexy.networks import deformation
-from prichexy.networks.classifier import Classifier
-from prichexy.networks.initial_weights import start_from
 from prichexy.obfuscation import Obfuscator
 from prichexy.obfuscation.flow_field import FlowField
 from prichexy.obfuscation.multi_scale_field import MultiScaleField
 from prichexy.training.batches import LabelledImages, grey
-from prichexy.training.classifier_step import classifier_step, evaluate_classifier
-from prichexy.training.compute import OPTIMISERS, Compute, device_of, evaluating
+from prichexy.training.compute import device_of, evaluating
 from prichexy.training.evaluation import finding_aucs
-from prichexy.training.in_process import train_in_process
 from prichexy.training.samples import Samples
-from prichexy.training.seeds import seeded
-from prichexy.verdict import FindingUtility, Utility
+from prichexy.verdict import FindingUtility, MeanUtility, Utility
 
 Images = NDArray[np.uint8]
 Marks = NDArray[np.bool_]
@@ -98,6 +93,7 @@ def measure_utility(
     seed: int,
     obfuscator: Obfuscator | None = None,
     retrained: nn.Module | None = None,
+    unseen: nn.Module | None = None,
     resamples: int = RESAMPLES,
     seeds_N: NDArray[np.int64] | None = None,
 ) -> Utility:
@@ -111,7 +107,8 @@ def measure_utility(
         patients_N: (N,) the patient of each.
         seed: of the resamples.
         obfuscator: what anonymized them, for the displacement; of another kind than a flow field it has none.
-        retrained: a classifier that learned from anonymized images (see `retrain_classifier`), or None.
+        retrained: a classifier that learned from anonymized images, or None.
+        unseen: another classifier trained on originals, which the obfuscator did not learn from, or None.
         resamples: of an interval.
         seeds_N: with which the images were anonymized; where unknown, a keyed obfuscator's fields are measured with
             seeds of their own.
@@ -124,11 +121,16 @@ def measure_utility(
         seeds_N = np.random.default_rng(seed).integers(0, 2**63, len(originals_NHW), dtype=np.int64)
     field = field_measures(obfuscator, originals_NHW, seeds_N) if obfuscator is not None else None
     compared: dict[str, Any] = {"findings": ()}
+
+    def asked(judge: nn.Module) -> AucDifference:
+        before_NF, after_NF = (finding_scores(judge, images) for images in (originals_NHW, anonymized_NHW))
+        return bootstrap_difference(findings_NF, before_NF, after_NF, patients_N, seed, resamples)
+
     if classifier is not None and _known(findings_NF):
-        before_NF, after_NF = (finding_scores(classifier, images) for images in (originals_NHW, anonymized_NHW))
-        compared = _compared(
-            bootstrap_difference(findings_NF, before_NF, after_NF, patients_N, seed, resamples), findings_NF
-        )
+        difference = asked(classifier)
+        compared = {"findings": _by_finding(difference, findings_NF), **_means(difference)}
+        if unseen is not None:
+            compared["unseen"] = MeanUtility(**_means(asked(unseen)))
     return Utility(
         **compared,
         retrained_on_anonymized=None if retrained is None else mean_auc(retrained, originals_NHW, findings_NF),
@@ -210,55 +212,8 @@ def field_measures(obfuscator: Obfuscator, originals_NHW: Images, seeds_N: NDArr
     )
 
 
-def retrain_classifier(
-    train: LabelledSplit,
-    validation: LabelledSplit,
-    settings: ClassifierConfig,
-    seed: int,
-    device: torch.device | str = "cpu",
-    compute: Compute | None = None,
-) -> Classifier:
-    """A classifier trained on the images given, in this process, at its lowest validation loss.
-
-    The same seed gives the same classifier on the same machine; the caller's random state stays as it is.
-
-    Args:
-        train: anonymized images, where the question is what can be learned from them.
-        validation: likewise, of other patients.
-        settings: as `prichexy train classifier` has them.
-        seed: of the weights and of the order of images.
-        device: where it is trained.
-        compute: precision and layout.
-
-    Raises:
-        UsageError: a split has no images, or the weights don't fit.
-        NonFiniteLossError: a loss became NaN or infinite.
-    """
-    if not len(train.images_NHW) or not len(validation.images_NHW):
-        raise UsageError("a classifier can't be trained without training and validation images: prepare a larger table")
-    compute, device = compute or Compute(), torch.device(device)
-    with seeded(seed, device):
-        classifier = Classifier(settings.backbone)
-        if settings.weights is not None:
-            start_from(classifier, settings.weights)
-        compute.prepare(classifier, device)
-        optimiser = OPTIMISERS[settings.optimiser](classifier, settings.learning_rate)
-        train_in_process(
-            classifier,
-            optimiser,
-            train.samples(),
-            validation.samples(),
-            lambda batch, step: classifier_step(batch, classifier, optimiser, compute, step),
-            lambda batches: evaluate_classifier(classifier, batches, compute)["classifier"],
-            settings,
-            seed,
-        )
-    return classifier
-
-
-def _compared(difference: AucDifference, findings_NF: Marks) -> dict[str, Any]:
-    """A paired comparison as the fields of `Utility`."""
-    findings = [
+def _by_finding(difference: AucDifference, findings_NF: Marks) -> tuple[FindingUtility, ...]:
+    return tuple(
         FindingUtility(
             finding=FINDINGS[f],
             positives=int(findings_NF[:, f].sum()),
@@ -269,9 +224,12 @@ def _compared(difference: AucDifference, findings_NF: Marks) -> dict[str, Any]:
             high=difference.high[f],
         )
         for f in _known(findings_NF)
-    ]
+    )
+
+
+def _means(difference: AucDifference) -> dict[str, float]:
+    """A paired comparison's means, as the fields of `Utility` and `MeanUtility`."""
     return {
-        "findings": findings,
         "mean_original": difference.first_mean,
         "mean_anonymized": difference.second_mean,
         "mean_difference": difference.second_mean - difference.first_mean,

@@ -23,7 +23,7 @@ class Thresholds(Settings):
         0.65, ge=0.5, le=1, description="highest upper end of that attacker's 95 % interval, by patients"
     )
     utility_loss: float = Field(
-        0.03, ge=0, le=1, description="most that the classifier's mean AUC over findings may fall"
+        0.03, ge=0, le=1, description="most that a classifier's mean AUC over findings may fall"
     )
     folded_share: float = Field(0.0, ge=0, le=1, description="highest share of pixels at which the field folds")
 
@@ -69,9 +69,7 @@ class AuditSettings(Settings):
     )
     most_images: int = Field(20_000, ge=8, description="images of a split; of larger ones, whole patients are drawn")
     verifier: VerifierConfig = Field(VerifierConfig(), description="how the attackers' verifiers are trained")
-    classifier: ClassifierConfig = Field(
-        ClassifierConfig(), description="how the classifier is trained on anonymized images"
-    )
+    classifier: ClassifierConfig = Field(ClassifierConfig(), description="how the audit trains its own classifiers")
     gpu: bool = Field(False, description="each attacker has a GPU")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of each attacker, and cores that it reserves")
     gallery: int = Field(

@@ -29,8 +29,7 @@ def strongest(record: AuditRecord) -> AttackerResult:
 def limits(record: AuditRecord) -> list[Limit]:
     """What decided an audit: attack, utility, field."""
     best, utility, given = strongest(record), record.utility, record.thresholds
-    loss = None if utility.mean_difference is None else -utility.mean_difference
-    folded = utility.folded_share
+    loss, folded = utility.loss, utility.folded_share
     return [
         _limit(f"AUC of the strongest attacker, {best.name}", best.auc_mean, given.strongest_auc),
         _limit("upper end of its 95 % interval", best.auc_high, given.strongest_upper),

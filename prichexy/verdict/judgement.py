@@ -52,6 +52,11 @@ def _utility(utility: Utility, limits: Thresholds) -> Iterator[tuple[bool, str]]
         return
     loss = -utility.mean_difference
     yield _compared(loss, limits.utility_loss, "on anonymized images the classifier's mean AUC loses")
+    if utility.unseen is not None:
+        loss = -utility.unseen.mean_difference
+        yield _compared(
+            loss, limits.utility_loss, "the mean AUC of a classifier that the model did not learn from loses"
+        )
 
 
 def _field(utility: Utility, limits: Thresholds) -> Iterator[tuple[bool, str]]:

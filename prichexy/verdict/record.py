@@ -135,6 +135,24 @@ class FindingUtility(_Part):
     high: float = Field(ge=-1, le=1)
 
 
+class MeanUtility(_Part):
+    """How well a classifier tells all findings, before and after.
+
+    Attributes:
+        mean_original: mean of its AUCs on originals.
+        mean_anonymized: likewise on anonymized images.
+        mean_difference: anonymized less original; below 0 is a loss.
+        low: lower end of its 95 % interval, resampled by patient.
+        high: upper end.
+    """
+
+    mean_original: float = Field(ge=0, le=1)
+    mean_anonymized: float = Field(ge=0, le=1)
+    mean_difference: float = Field(ge=-1, le=1)
+    low: float = Field(ge=-1, le=1)
+    high: float = Field(ge=-1, le=1)
+
+
 class Utility(_Part):
     """What a researcher can still learn, and how far the images were changed.
 
@@ -145,6 +163,9 @@ class Utility(_Part):
         mean_difference: anonymized less original; below 0 is a loss.
         low: lower end of its 95 % interval, resampled by patient.
         high: upper end.
+        unseen: the same of a classifier that the audit trained and that nothing was learned from: a model that was
+            trained against a classifier may draw what only that one reads. None where the findings above are such a
+            classifier's, or none was asked.
         retrained_on_anonymized: mean AUC on originals of a classifier that learned from anonymized images; None where
             it was not trained.
         ssim: mean structural similarity to the originals, 1 for equal images.
@@ -160,12 +181,26 @@ class Utility(_Part):
     mean_difference: float | None = Field(default=None, ge=-1, le=1)
     low: float | None = Field(default=None, ge=-1, le=1)
     high: float | None = Field(default=None, ge=-1, le=1)
+    unseen: MeanUtility | None = None
     retrained_on_anonymized: float | None = Field(default=None, ge=0, le=1)
     ssim: float = Field(ge=-1, le=1)
     psnr_db: float | None = None
     displacement_max_px: float | None = Field(default=None, ge=0)
     displacement_mean_px: float | None = Field(default=None, ge=0)
     folded_share: float | None = Field(default=None, ge=0, le=1)
+
+    @property
+    def loss(self) -> float | None:
+        """By how much a classifier's mean AUC falls, of two that were asked the larger; None without any."""
+        if self.mean_difference is None:
+            return None
+        unseen = self.mean_difference if self.unseen is None else self.unseen.mean_difference
+        return 0.0 - min(self.mean_difference, unseen)
+
+    @property
+    def counted(self) -> float | None:
+        """The classifier's mean AUC on originals less the loss that decides; None without a classifier."""
+        return None if self.mean_original is None or self.loss is None else self.mean_original - self.loss
 
 
 class Verdict(_Part):

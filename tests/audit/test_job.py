@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import typer
 import yaml
 from mlflow import MlflowClient
@@ -202,13 +203,30 @@ def test_without_classifiers_a_comparison_has_no_utility_and_no_row_passes(folde
     lenient = {"strongest_auc": 1, "strongest_upper": 1, "utility_loss": 1, "folded_share": 1}
     settings = compared(folder, ROWS[1:], out=str(tmp_path), utility=False, attackers=None, seeds=1, thresholds=lenient)
     rows, page = compare(settings)
-    assert {rows[0][name] for name in ("utility", "utility_loss", "retrained_on_anonymized")} == {None}
+    assert {rows[0][name] for name in ("utility", "utility_loss", "unseen_loss", "retrained_on_anonymized")} == {None}
     assert rows[0]["ssim"] < 1
     assert rows[0]["displacement_max_px"] > 0
     assert rows[0]["passed"] is False
     assert "Utility was not measured, or could not be, for: small." in Path(page).read_text()
     titles = [column.header for column in comparison_table(rows).columns]
     assert titles == ["model", "strongest attacker", "its AUC", "95 %", "max", "SSIM"]
+
+
+def test_a_second_classifier_is_asked_where_the_model_had_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    own = Classifier("tiny").eval()
+    monkeypatch.setattr("prichexy.audit.job.critics", lambda *_: (None, own))
+    rows, page = compare(compared(folder, ROWS, out=str(tmp_path)))
+    record = opened(next(tmp_path.rglob("audit.json")).read_bytes(), (folder / "key").read_bytes())
+    assert record.utility.unseen is not None
+    assert record.utility.unseen.mean_original != record.utility.mean_original
+    assert rows[0]["unseen_loss"] == rows[0]["utility_loss"] == 0
+    assert rows[1]["unseen_loss"] != rows[1]["utility_loss"]
+    assert len(list((tmp_path / "classifiers").iterdir())) == 1, "one for all rows"
+    assert "change, another classifier" in Path(page).read_text()
+    assert "unseen loss" in [column.header for column in comparison_table(rows).columns]
 
 
 def test_the_job_compares_as_its_configuration_says(folder: Path) -> None:

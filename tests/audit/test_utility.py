@@ -10,15 +10,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from prichexy.audit.utility import (
-    LabelledSplit,
     field_measures,
     finding_scores,
     image_fidelity,
     mean_auc,
     measure_utility,
-    retrain_classifier,
 )
-from prichexy.config import ClassifierConfig
 from prichexy.errors import UsageError
 from prichexy.networks import deformation
 from prichexy.obfuscation import Obfuscator, create_untrained, load
@@ -83,6 +80,26 @@ def test_unchanged_images_lose_nothing(images: NDArray[np.uint8], findings: NDAr
     assert (found.mean_difference, found.low, found.high) == (0, 0, 0)
     assert found.ssim == pytest.approx(1, abs=1e-6)
     assert found.psnr_db is None
+
+
+def test_of_two_classifiers_the_one_that_loses_more_is_counted(
+    images: NDArray[np.uint8], findings: NDArray[np.bool_]
+) -> None:
+    findings[:, 0] = images.mean((1, 2)) > np.median(images.mean((1, 2)))
+    flat = np.full_like(images, 90)
+    blind = nn.Sequential(nn.Flatten(), nn.Linear(64 * 64, 14))
+    nn.init.zeros_(blind[1].weight)
+    seeing_first = measure_utility(Brightness(), images, flat, findings, PATIENTS, 1, unseen=blind, resamples=50)
+    assert seeing_first.unseen is not None
+    assert (seeing_first.unseen.mean_original, seeing_first.unseen.mean_difference) == (0.5, 0)
+    seeing_second = measure_utility(blind, images, flat, findings, PATIENTS, 1, unseen=Brightness(), resamples=50)
+    assert seeing_second.unseen is not None
+    assert seeing_second.unseen.mean_original == seeing_first.mean_original
+    assert seeing_second.unseen.mean_anonymized == 0.5
+    lost = seeing_second.unseen.mean_original - 0.5
+    assert lost > 0.01
+    assert seeing_first.loss == seeing_second.loss == pytest.approx(lost)
+    assert seeing_second.counted == pytest.approx(0.5 - lost)
 
 
 def test_the_same_seed_gives_the_same_intervals(images: NDArray[np.uint8], findings: NDArray[np.bool_]) -> None:
@@ -168,49 +185,3 @@ def test_a_model_without_a_field_has_no_measures_and_another_size_is_refused(
         field_measures(flow(tmp_path / "flow", "corrected"), images[:, :48, :48], SEEDS)
     with pytest.raises(UsageError, match="no images to compare"):
         image_fidelity(images[:0], images[:0])
-
-
-def learnable(count: int, seed: int) -> LabelledSplit:
-    """Images whose left half is bright where they have every even finding."""
-    rng = np.random.default_rng(seed)
-    marks = np.zeros((count, 14), np.bool_)
-    marks[:, ::2] = (np.arange(count) % 2 == 0)[:, None]
-    images = rng.integers(0, 60, (count, 64, 64))
-    images[marks[:, 0], :, :32] += 120
-    return LabelledSplit(images.astype(np.uint8), marks)
-
-
-def test_a_classifier_retrained_on_what_can_be_learned_learns_it_and_the_same_again() -> None:
-    settings = ClassifierConfig(backbone="tiny", optimiser="adam", learning_rate=1e-2, epochs=2, batch=8, patience=2)
-    train, validation, test = learnable(32, 1), learnable(8, 2), learnable(24, 3)
-    torch.manual_seed(9)
-    expected = torch.rand(3)
-    torch.manual_seed(9)
-    first = retrain_classifier(train, validation, settings, seed=5)
-    assert torch.equal(torch.rand(3), expected)  # the caller's random numbers are its own
-    second = retrain_classifier(train, validation, settings, seed=5)
-    other = retrain_classifier(train, validation, settings, seed=6)
-    scores = [finding_scores(network, test.images_NHW) for network in (first, second, other)]
-    assert np.array_equal(scores[0], scores[1])
-    assert not np.array_equal(scores[0], scores[2])
-    assert mean_auc(first, test.images_NHW, test.findings_NF) == 1.0
-    found = measure_utility(
-        first, test.images_NHW, test.images_NHW, test.findings_NF, np.arange(24), 1, retrained=second, resamples=20
-    )
-    assert found.retrained_on_anonymized == 1.0
-
-
-def test_retraining_stops_when_validation_stalls_and_keeps_the_lowest(monkeypatch: pytest.MonkeyPatch) -> None:
-    losses, epochs = iter([0.5, 0.4, 0.6, 0.7, 0.1]), []
-
-    def evaluate(classifier: nn.Module, *_: object) -> dict[str, float]:
-        epochs.append(next(classifier.parameters()).detach().clone())
-        return {"classifier": next(losses)}
-
-    monkeypatch.setattr("prichexy.audit.utility.evaluate_classifier", evaluate)
-    settings = ClassifierConfig(backbone="tiny", epochs=9, batch=8, patience=2)
-    trained = retrain_classifier(learnable(16, 1), learnable(8, 2), settings, seed=5)
-    assert len(epochs) == 4
-    assert torch.equal(next(trained.parameters()), epochs[1])
-    with pytest.raises(UsageError, match="without training and validation images"):
-        retrain_classifier(learnable(0, 1), learnable(8, 2), settings, seed=5)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from prichexy.config import Thresholds
 from prichexy.errors import UsageError
-from prichexy.verdict import AuditRecord, VerdictError, audit_id, judge, opened, require_passing, sealed
+from prichexy.verdict import AuditRecord, MeanUtility, VerdictError, audit_id, judge, opened, require_passing, sealed
 from prichexy.verdict.seal import _mac
 from tests.verdict.records import MODEL, attacker, record, utility
 
@@ -44,6 +44,16 @@ def test_each_limit_alone_makes_it_no(attackers: Any, left: Any, sentence: str) 
     assert len(verdict.reasons) == 2
     assert sentence in verdict.reasons[0]
     assert verdict.reasons[1].startswith("Within the limits: ")
+
+
+def test_a_model_that_only_its_own_classifier_can_read_does_not_pass() -> None:
+    other = MeanUtility(mean_original=0.7, mean_anonymized=0.65, mean_difference=-0.05, low=-0.06, high=-0.04)
+    verdict = judge([attacker("a", 0.55)], utility(0.002, unseen=other), Thresholds())
+    assert not verdict.passed
+    assert verdict.reasons[0] == (
+        "The mean AUC of a classifier that the model did not learn from loses 0.0500, above the limit of 0.0300."
+    )
+    assert judge([attacker("a", 0.55)], utility(0.002, unseen=other), Thresholds(utility_loss=0.05)).passed
 
 
 def test_figures_at_their_limits_pass_and_a_model_without_a_field_has_none_to_fold() -> None:

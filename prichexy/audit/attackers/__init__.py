@@ -10,6 +10,7 @@ from prichexy.audit.attackers.inversion import Inversion
 from prichexy.audit.attackers.linear_metric import LinearMetric
 from prichexy.audit.attackers.protocol import Attacker, Comparer
 from prichexy.audit.attackers.retrieval import Retrieval, retrieval
+from prichexy.audit.attackers.turned import turned
 from prichexy.audit.attackers.verifier import TrainedVerifier, VerifierAsTrained
 from prichexy.audit.attackers.verifier_training import PUBLISHED, VerifierRecipe
 
@@ -22,6 +23,7 @@ __all__ = [
     "attackers_with",
     "fused",
     "retrieval",
+    "turned",
 ]
 
 

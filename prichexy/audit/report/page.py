@@ -59,9 +59,9 @@ def write_report(
     strongest = next(result for result in record.attackers if result.name == record.verdict.strongest)
     utility, limits = record.utility, record.thresholds
     tradeoff = None
-    if utility.mean_anonymized is not None and utility.mean_original is not None:
+    if utility.counted is not None and utility.mean_original is not None:
         tradeoff = figures.privacy_utility(
-            OperatingPoint("this model", strongest.auc_mean, utility.mean_anonymized),
+            OperatingPoint("this model", strongest.auc_mean, utility.counted),
             others,
             Limits(limits.strongest_auc, utility.mean_original - limits.utility_loss),
             (strongest.auc_low, strongest.auc_high),
@@ -128,15 +128,15 @@ def _tradeoff(rows: Sequence[tuple[str, AuditRecord]]) -> Markup | None:
     points = []
     for label, record in rows:
         strongest = max(record.attackers, key=lambda result: result.auc_mean)
-        if record.utility.mean_anonymized is not None:
+        if record.utility.counted is not None:
             reach = None if strongest.seeds == 1 else strongest.auc_max
-            points.append(OperatingPoint(label, strongest.auc_mean, record.utility.mean_anonymized, reach))
+            points.append(OperatingPoint(label, strongest.auc_mean, record.utility.counted, reach))
     return figures.privacy_utility(None, points, _common_limits([record for _, record in rows])) if points else None
 
 
 def _measures(record: AuditRecord, strongest: AttackerResult) -> list[Measure]:
     utility, limits = record.utility, record.thresholds
-    loss = None if utility.mean_difference is None else -utility.mean_difference
+    loss = utility.loss
     return [
         Measure(
             f"AUC of the strongest attacker ({strongest.name}), mean over its runs",
