@@ -49,6 +49,9 @@ THUMBNAIL_SIDE = 16
 _LEAST = 1e-12
 """Below it a root's gradient is taken for 0: it has none at 0."""
 
+_MIX = 0x2545F4914F6CDD1D
+"""An odd number whose multiples spread over all bits."""
+
 _OF_KEYS, _OF_VALIDATION_KEYS = 3, 4
 """Last words of seeds, which tell these random numbers from others made of the same seed."""
 
@@ -283,6 +286,18 @@ def restarted(epoch: int, every: int | None, critics: int) -> int | None:
     return (epoch // every - 1) % critics
 
 
+def fingerprints(images_P1HW: Tensor) -> Tensor:
+    """Two whole numbers below 2**24 for each image, (P, 2), float32: equal ones for equal images, whatever the batch.
+
+    Args:
+        images_P1HW: in [0, 1], or whatever it holds; told apart from 1 / 65535 on.
+    """
+    levels_PD = (images_P1HW.flatten(1) * 65535).round().long()
+    places_D = torch.arange(1, levels_PD.shape[1] + 1, device=levels_PD.device)
+    hash_P = (levels_PD * (places_D * _MIX ^ (places_D << 17))).sum(dim=1) * _MIX  # wraps
+    return torch.stack((hash_P >> 40 & 0xFFFFFF, hash_P >> 16 & 0xFFFFFF), dim=1).float()
+
+
 def evaluate_multi_scale(
     networks: Networks,
     batches: Batches[LabelledPairs],
@@ -303,9 +318,9 @@ def evaluate_multi_scale(
 
     Returns:
         ``utility``, ``privacy`` and ``total`` as in `multi_scale_step`, but of exact AUCs; ``correlation_auc``,
-        ``critic_1_auc`` ... and ``strongest_auc``; ``classifier_auc`` (mean over findings, of published images) and
-        ``classifier_auc_loss`` (what it was on the originals, less that); likewise of each judge, ``judge_1_auc`` ...,
-        and of the check.
+        ``critic_1_auc`` ... and ``strongest_auc``; ``classifier_auc`` (mean over findings, of published images, each
+        original once, however many pairs it is in) and ``classifier_auc_loss`` (what it was on the originals, less
+        that); likewise of each judge, ``judge_1_auc`` ..., and of the check.
 
     Raises:
         NonFiniteLossError: if one of the losses is NaN or infinite.
@@ -329,10 +344,11 @@ def evaluate_multi_scale(
             findings = [judge(images) for judge in judges.values() for images in (published_P1HW, first_P1HW)]
             logits = [critic(published_P1HW, second_P1HW) for critic in networks.critics]
         cells = (thumbnails(published_P1HW), thumbnails(second_P1HW))
-        return (marks(batch.same, device), marks(batch.labels, device), *cells, *logits, *findings)
+        names_P2 = fingerprints(first_P1HW)
+        return (marks(batch.same, device), marks(batch.labels, device), names_P2, *cells, *logits, *findings)
 
     used = (appearance, *networks.critics, *networks.judges, *(() if check is None else (check,)))
-    same_P, labels_PF, first_PD, second_PD, *rest = collect(batches, outputs, used, gather)
+    same_P, labels_PF, names_P2, first_PD, second_PD, *rest = collect(batches, outputs, used, gather)
     logits, findings = rest[: len(networks.critics)], rest[len(networks.critics) :]
     scores = {"correlation": (correlated(first_PD) * correlated(second_PD)).sum(dim=1)}
     scores |= {f"critic_{number}": logits_P1[:, 0] for number, logits_P1 in enumerate(logits, start=1)}
@@ -344,7 +360,10 @@ def evaluate_multi_scale(
         {"utility": utility, "privacy": privacy, "total": utility + settings.privacy_weight * privacy}
     )
     kept: Losses = {}
+    # Patients with many images have many pairs: counted by pairs, findings of few patients would be all there is.
+    once_N = torch.from_numpy(np.unique(names_P2.numpy(), axis=0, return_index=True)[1])
+    labels_NF = labels_PF[once_N]
     for name, (published_PF, originals_PF) in zip(judges, pairs, strict=True):
-        kept[f"{name}_auc"] = finding_aucs(published_PF, labels_PF)["auc"]
-        kept[f"{name}_auc_loss"] = finding_aucs(originals_PF, labels_PF)["auc"] - kept[f"{name}_auc"]
+        kept[f"{name}_auc"] = finding_aucs(published_PF[once_N], labels_NF)["auc"]
+        kept[f"{name}_auc_loss"] = finding_aucs(originals_PF[once_N], labels_NF)["auc"] - kept[f"{name}_auc"]
     return {**losses, **aucs, "strongest_auc": max(aucs.values()), **kept}

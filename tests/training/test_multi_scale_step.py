@@ -20,6 +20,7 @@ from prichexy.training.multi_scale_step import (
     Optimisers,
     correlated,
     evaluate_multi_scale,
+    fingerprints,
     multi_scale_step,
     rank_loss,
     restart,
@@ -228,6 +229,28 @@ def test_validation_reports_a_second_classifier_and_draws_the_same_keys_each_tim
     assert found["check_auc"] + found["check_auc_loss"] == 1  # stripes are found in all originals
     assert found["strongest_auc"] == max(found["correlation_auc"], found["critic_1_auc"])
     assert "check_auc" not in evaluate_multi_scale(networks, [planted(5)], of)
+
+
+def test_findings_are_counted_once_an_image_however_many_pairs_it_is_in() -> None:
+    given = settings(kept=0, fields_px=(0, 0, 0), exposure=0, contrast=0)  # keys change nothing
+    networks, of = Networks(appearance(given), critics(0.25)), MultiScaleSettings(given)
+    few = planted(5)
+    again = LabelledPairs(*(torch.cat((part, part[:3], part[:3], part[:1])) for part in few))
+    once, often = (evaluate_multi_scale(networks, [batch], of, Stripes()) for batch in (few, again))
+    assert 0.05 < abs(once["classifier_auc"] - 0.5) < 0.5
+    assert often["classifier_auc"] == pytest.approx(once["classifier_auc"], abs=1e-6)
+    assert often["classifier_auc_loss"] == pytest.approx(once["classifier_auc_loss"], abs=1e-6)
+
+
+def test_images_are_told_apart_by_the_least_change_and_not_by_their_batch() -> None:
+    images = planted(5).first
+    found = fingerprints(images)
+    assert torch.equal(fingerprints(images[3:7]), found[3:7])
+    assert len(torch.unique(found, dim=0)) == PAIRS  # each is in two pairs
+    other = images.clone()
+    other[4, 0, 9, 9] += 1 / 255
+    assert (fingerprints(other) != found).any(dim=1).nonzero().tolist() == [[4]]
+    assert len(torch.unique(fingerprints(torch.rand(5000, 1, 8, 8)), dim=0)) == 5000
 
 
 def test_utility_is_the_mean_over_the_own_classifier_and_every_judge() -> None:
