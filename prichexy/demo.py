@@ -3,7 +3,7 @@
 import io
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
@@ -42,6 +42,9 @@ from prichexy.training.loop import TrainedSummary, train
 from prichexy.training.prepare import prepare
 from prichexy.verdict import VerdictError
 
+Kind = Literal["flow-field", "multi-scale-field"]
+"""What the demo trains."""
+
 MODEL = "phantom-net"
 
 COMPARED = (
@@ -54,7 +57,35 @@ SIZE = 64
 """Edge of the training table's images: small networks learn from them in a minute a stage."""
 
 
-def run(folder: Path, patients: int, seed: int, size: int = 512, text: BurnedInText = "redact") -> dict[str, Any]:
+_NAMES: dict[Kind, str] = {"flow-field": "PriCheXy-Net", "multi-scale-field": "multi-scale field"}
+
+_STAGES: dict[Kind, dict[str, Any]] = {
+    "flow-field": {
+        "generator": {"kind": "flow-field", "mu": 0.05, "operator": "corrected", "features": 8},
+        "pretraining": {"epochs": 2, "batch": 16, "learning_rate": 1e-3},
+        "adversarial": {"epochs": 6, "batch": 16, "learning_rate": 1e-3},
+    },
+    "multi-scale-field": {
+        "generator": {"kind": "multi-scale-field", "kept": 2, "detail": 0.25, "fields_px": (6, 3, 1)},
+        "multi_scale": {
+            "epochs": 6,
+            "batch": 16,
+            "learning_rate": 4e-3,
+            "basis_learning_rate": 4e-4,
+            "critics": ("tiny-narrow",),
+        },
+    },
+}
+
+
+def run(
+    folder: Path,
+    patients: int,
+    seed: int,
+    size: int = 512,
+    text: BurnedInText = "redact",
+    kind: Kind = "flow-field",
+) -> dict[str, Any]:
     """Draw a lake, train a model on it, audit and compare it, anonymize the lake, verify it, make it ready to publish.
 
     Args:
@@ -63,17 +94,18 @@ def run(folder: Path, patients: int, seed: int, size: int = 512, text: BurnedInT
         seed: of cohort, splits and networks.
         size: edge of the phantoms' images, in pixels.
         text: what is done about text in the pixels; of phantoms below 512 px the anatomy itself is taken for text.
+        kind: of the model that is trained.
 
     Returns:
         The demo's figures, in the order in which a person reads them.
 
     Raises:
-        UsageError: the folder holds a demo of another seed or size, or the patients are too few to audit on.
+        UsageError: the folder holds a demo of another seed, size or kind, or the patients are too few to audit on.
         PrichexyError: what was published is not whole.
     """
     lake, catalog, published, key = (folder / name for name in ("lake", "catalog", "published", "project.key"))
     folder.mkdir(parents=True, exist_ok=True)
-    _draw(lake, patients, seed, size, folder / "planted.csv")
+    _draw(lake, patients, seed, size, folder / "planted.csv", kind)
     if not key.exists():
         create_secret_file(key)
     listed = CatalogConfig(source=str(lake), out=str(catalog), labels=str(lake / "labels.csv"), exclude=("*.csv",))
@@ -82,9 +114,9 @@ def run(folder: Path, patients: int, seed: int, size: int = 512, text: BurnedInT
     splits = SplitConfig(seed=seed, train=0.5, validation=0.2, test=0.3)
     with connected(RayConfig()):  # one Ray for all steps
         prepare(PrepareConfig(catalog=str(catalog), out=str(folder / "table"), size=SIZE, splits=splits))
-        trained = train(training_config(folder, seed))
-        audited = audit(audit_config(folder, seed, trained.model or ""))
-        rows, page = compare(compare_config(folder, seed, trained.model or ""))
+        trained = train(training_config(folder, seed, kind))
+        audited = audit(audit_config(folder, seed, trained.model or "", kind))
+        rows, page = compare(compare_config(folder, seed, trained.model or "", kind))
         _console().print(comparison_table(rows))
         allowed = _promoted(audited, key, _tracking(folder))
         summary = anonymize(
@@ -133,9 +165,9 @@ def _promoted(audited: Audited, key: Path, tracking_uri: str) -> bool:
     return True
 
 
-def audit_config(folder: Path, seed: int, model: str) -> AuditConfig:
+def audit_config(folder: Path, seed: int, model: str, kind: Kind = "flow-field") -> AuditConfig:
     """How the demo audits: few runs, and limits that are for demonstration only."""
-    trained = training_config(folder, seed)
+    trained = training_config(folder, seed, kind)
     return AuditConfig.model_validate(
         {
             "model": model,
@@ -156,21 +188,21 @@ def audit_config(folder: Path, seed: int, model: str) -> AuditConfig:
     )
 
 
-def compare_config(folder: Path, seed: int, model: str) -> CompareConfig:
+def compare_config(folder: Path, seed: int, model: str, kind: Kind = "flow-field") -> CompareConfig:
     """The demo's model beside originals and DP-Pix; what its audit ran (see `audit_config`) is not run again."""
-    audited = audit_config(folder, seed, model).model_dump(exclude={"model", "gallery"})
+    audited = audit_config(folder, seed, model, kind).model_dump(exclude={"model", "gallery"})
     rows = (
         {"label": "originals", "obfuscation": {"kind": "identity", "image_size": SIZE}},
         {"label": "DP-Pix b = 8", "obfuscation": {"kind": "dp-pix", "cell": 8, "image_size": SIZE}},
-        {"label": "this demo's PriCheXy-Net", "model": model},
+        {"label": f"this demo's {_NAMES[kind]}", "model": model},
     )
     return CompareConfig.model_validate({**audited, "attackers": COMPARED, "strength": (), "seeds": 1, "rows": rows})
 
 
-def training_config(folder: Path, seed: int) -> TrainConfig:
+def training_config(folder: Path, seed: int, kind: Kind = "flow-field") -> TrainConfig:
     """What the demo trains: small networks, few epochs; it shows that training works, not how good it gets.
 
-    ``jobs/configs/train-demo.yaml`` says the same to `prichexy train` (a test compares them).
+    ``jobs/configs/train-demo.yaml`` says the same of the flow field to `prichexy train` (a test compares them).
     """
     return TrainConfig.model_validate(
         {
@@ -182,9 +214,7 @@ def training_config(folder: Path, seed: int) -> TrainConfig:
             "pairs": {"train": 400, "validation": 100, "test": 100, "per_patient": 10},
             "classifier": {"backbone": "tiny", "optimiser": "adam", "learning_rate": 1e-3, "epochs": 12, "batch": 16},
             "verifier": {"backbone": "tiny", "learning_rate": 1e-3, "epochs": 12, "batch": 16},
-            "generator": {"kind": "flow-field", "mu": 0.05, "operator": "corrected", "features": 8},
-            "pretraining": {"epochs": 2, "batch": 16, "learning_rate": 1e-3},
-            "adversarial": {"epochs": 6, "batch": 16, "learning_rate": 1e-3},
+            **_STAGES[kind],
             "compute": {"workers": 1, "threads": 1},
             "figures": True,  # phantoms: patients who never lived may be shown
             "register_as": MODEL,
@@ -193,10 +223,10 @@ def training_config(folder: Path, seed: int) -> TrainConfig:
     )
 
 
-def _draw(lake: Path, patients: int, seed: int, size: int, planted: Path) -> None:
+def _draw(lake: Path, patients: int, seed: int, size: int, planted: Path, kind: Kind) -> None:
     """The phantom lake: PNG and DICOM, and three files that can't be read, as every real lake has them."""
     cohort = PhantomCohort(patients, seed, size=size)
-    drawn = lake / f".drawn-{patients}-{seed}"
+    drawn = lake / f".drawn-{patients}-{seed}-{kind}"
     if drawn.exists():
         return
     if lake.exists() and any(lake.glob(".drawn-*")):

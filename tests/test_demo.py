@@ -68,6 +68,26 @@ def test_the_demo_trains_audits_and_publishes_its_lake(tmp_path: Path) -> None:
         run(tmp_path / "demo", PATIENTS + 1, seed=1)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.usefixtures("local_ray")
+def test_the_demo_treats_a_multi_scale_field_like_any_other_model(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    figures = run(folder, PATIENTS, seed=1, size=128, text="off", kind="multi-scale-field")
+    assert figures["images in"] == figures["published"] + 3
+    assert figures["model"] == "models:/phantom-net/1"
+    assert {"verifier-adaptive", "inversion", "fusion"} < set(figures["attackers"])
+    rows = json.loads((folder / "audits" / "comparison.json").read_text())
+    assert [row["label"] for row in rows] == ["originals", "DP-Pix b = 8", "this demo's multi-scale field"]
+    assert rows[2]["folded_share"] == 0
+    assert rows[2]["strongest_auc"] < rows[0]["strongest_auc"]
+    assert rows[2]["unseen_loss"] is not None
+    audited = json.loads((folder / "published/_snapshots/0001/_MANIFEST.json").read_text())["jobs"][-1]["audited"]
+    assert audited is figures["verdict"].startswith("Within the limits")
+    with pytest.raises(UsageError, match="holds the lake of another demo"):
+        run(folder, PATIENTS, seed=1, size=128, text="off")
+
+
 def test_the_demos_training_is_that_of_its_job_configuration() -> None:
     job = load(TrainConfig, ROOT / "jobs" / "configs" / "train-demo.yaml")
     ours = training_config(Path("demo"), yaml.safe_load((ROOT / "jobs/configs/train-demo.yaml").read_text())["seed"])

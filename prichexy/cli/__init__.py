@@ -20,6 +20,7 @@ from prichexy import config as settings
 from prichexy.cli.audit import audit
 from prichexy.cli.console import AsJson, ConfigFile, Overrides, SecretFile, TrackingUri, exit_codes, show
 from prichexy.cli.deid import deid
+from prichexy.cli.demo import demo
 from prichexy.cli.doctor import doctor
 from prichexy.cli.lineage import lineage
 from prichexy.cli.link import link
@@ -375,22 +376,7 @@ def phantom(
     show(facts, as_json, "Phantom cohort")
 
 
-@app.command()
-def demo(
-    folder: Annotated[Path, typer.Argument(help="Folder for everything that the demo makes.")] = Path("demo"),
-    patients: Annotated[int, typer.Option(min=2, help="How many phantom patients.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of cohort and model.")] = 42,
-    as_json: AsJson = False,
-) -> None:
-    """Run all of it on the phantom cohort: local Ray, local files, sqlite, in minutes on two cores.
-
-    Example: `prichexy demo demo/`
-    """
-    from prichexy.demo import run
-
-    show(run(folder, patients, seed), as_json, "Demo")
-
-
+app.command()(demo)
 app.command()(deid)
 app.command()(doctor)
 app.command()(snapshots)
