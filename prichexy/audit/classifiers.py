@@ -65,8 +65,8 @@ def _key(train: LabelledSplit, validation: LabelledSplit, config: AuditSettings)
     digest = sha256(json.dumps(facts, sort_keys=True).encode())
     for split in (train, validation):
         digest.update(str(split.images_NHW.shape).encode())
-        digest.update(np.ascontiguousarray(split.images_NHW).tobytes())
-        digest.update(np.ascontiguousarray(split.findings_NF).tobytes())
+        digest.update(np.ascontiguousarray(split.images_NHW).data)
+        digest.update(np.ascontiguousarray(split.findings_NF).data)
     return digest.hexdigest()[:16]
 
 

@@ -41,7 +41,7 @@ class OperatingPoint(NamedTuple):
     Attributes:
         label: shown beside its marker.
         strongest_auc: AUC of its strongest attacker.
-        utility: mean AUC of the classifier on its images.
+        utility: the classifier's mean AUC on originals less the loss that decides (`Utility.counted`).
         most: AUC of that attacker's best run; None where it has a single one.
     """
 
@@ -133,7 +133,7 @@ def privacy_utility(
         reach = [point.strongest_auc for point in points] + list(interval or ())
         axes.set(xlim=(min(0.45, *reach) - 0.01, 1.01), ylim=(min(seen) - room, max(seen) + room))
         axes.set_xlabel("AUC of the strongest attacker (further left: more private)")
-        axes.set_ylabel("mean AUC of the findings\n(further up: more useful)")
+        axes.set_ylabel("mean AUC of the findings, larger loss counted\n(further up: more useful)")
         if limits:
             _allowed(axes, limits)
         _legend(figure, columns)
