@@ -9,7 +9,7 @@ cores' time allows. This bound (the rate at which two processes would do all sta
 told beside the ratio, and the job against it: what is lost to Ray and to waiting. On a machine with GPUs, where the
 network has hardware of its own, `scaling` tells how much of the network's pace the job keeps.
 
-    python -m tests.bench.slowest_stage [--rounds 3] [--images 128] [--seconds 4]
+    python -m tests.bench.slowest_stage [--rounds 3] [--images 192] [--seconds 4]
 """
 
 import argparse
@@ -138,7 +138,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=128, help="of each job; 64 at least")
+    parser.add_argument("--images", type=int, default=192, help="of each job; of fewer none is steady")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each stage alone")
     os.environ["OMP_NUM_THREADS"] = "1"  # as Ray sets it for its workers
     os.environ.pop("RAY_ADDRESS", None)
