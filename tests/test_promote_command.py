@@ -52,6 +52,20 @@ def test_promote_and_roll_back(registry: Registry, secret_file: Path) -> None:
     ]
 
 
+def test_a_multi_scale_field_is_promoted_or_refused_like_any_other(
+    registry: Registry, secret_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = ["--reason", "x", "--secret-file", str(secret_file), "--tracking-uri", registry.uri, "--json"]
+    given = {"backbone": "tiny", "image_size": 64, "kept": 2}
+    for auc in (0.55, 0.65):
+        model = registered(registry, "field", kind="multi-scale-field", **given)
+        store_audit(registry, record(model.under_audit(), auc), secret_file.read_bytes())
+    assert run("promote", "models:/field/2", *shared)[0] == 1
+    assert "linear-metric, reaches a mean AUC of 0.6500" in capsys.readouterr().err
+    code, text = run("promote", "models:/field/1", *shared)
+    assert (code, json.loads(text)["outcome"]) == (0, "promoted")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
