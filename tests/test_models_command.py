@@ -30,7 +30,9 @@ def test_check_tells_for_each_engine_and_precision_what_changes_and_what_is_allo
     code, text = run("models", "check", str(model), "--most", "2", "--json")
     assert code == 0
     found = {(facts["engine"], facts["precision"]): facts for facts in json.loads(text)}
-    assert set(found) == {(e, p) for e in ("torch", "openvino", "cuda-graph") for p in ("float32", "bfloat16")}
+    assert set(found) == {
+        (e, p) for e in ("torch", "winograd", "openvino", "cuda-graph") for p in ("float32", "bfloat16")
+    }
     own = found["torch", "float32"]
     assert own["the_model_s_own"] is True
     assert own["at_size"] == {"largest": 0, "mean": 0, "changed_share": 0, "allowed": True}
@@ -97,7 +99,8 @@ def test_recompute_registers_the_same_weights_as_a_version_of_its_own(model: Pat
     [
         ((), "give --engine, --precision or both"),
         (("--precision", "float32"), "has this engine and precision already"),
-        (("--engine", "abacus"), "engine: Input should be 'torch', 'openvino' or 'cuda-graph'"),
+        (("--engine", "winograd", "--precision", "bfloat16"), "winograd computes in float32 only"),
+        (("--engine", "abacus"), "engine: Input should be 'torch', 'winograd', 'openvino' or 'cuda-graph'"),
     ],
 )
 def test_a_recomputation_that_is_none_is_refused(

@@ -32,7 +32,7 @@ def models_import(
     ] = None,
     operator: Annotated[str | None, typer.Option(help="reference (published checkpoints) or corrected.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
-    engine: Annotated[str | None, typer.Option(help="torch; openvino on CPUs; cuda-graph on GPUs.")] = None,
+    engine: Annotated[str | None, typer.Option(help="torch; winograd or openvino on CPUs; cuda-graph on GPUs.")] = None,
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
@@ -152,7 +152,7 @@ def models_list(tracking_uri: TrackingUri = None, as_json: AsJson = False) -> No
 @models.command("recompute")
 def models_recompute(
     model: Annotated[str, typer.Argument(help="models:/NAME/VERSION, models:/NAME@ALIAS or a folder.")],
-    engine: Annotated[str | None, typer.Option(help="torch; openvino on CPUs; cuda-graph on GPUs.")] = None,
+    engine: Annotated[str | None, typer.Option(help="torch; winograd or openvino on CPUs; cuda-graph on GPUs.")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.")] = None,
     name: Annotated[str | None, typer.Option(help="Registered name; the model's own by default.")] = None,
     tracking_uri: TrackingUri = None,

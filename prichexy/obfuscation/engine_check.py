@@ -65,7 +65,7 @@ class EngineCheck:
     """What was found about one engine in one precision.
 
     Attributes:
-        engine: ``torch``, ``openvino`` or ``cuda-graph``.
+        engine: ``torch``, ``winograd``, ``openvino`` or ``cuda-graph``.
         precision: ``float32`` or ``bfloat16``.
         unusable: why it can't be used on this machine, or None.
         at_size: differences at the network's resolution.

@@ -1,4 +1,5 @@
-"""What computes a network, behind one protocol: torch on any device, OpenVINO on a CPU, a captured graph on a GPU.
+"""What computes a network, behind one protocol: torch on any device, Winograd's filtering or OpenVINO on a CPU, a
+captured graph on a GPU.
 
 Shape suffixes: N batch, C channel, H height, W width.
 """
@@ -12,6 +13,7 @@ from prichexy.errors import UsageError
 from prichexy.obfuscation.cuda.network import CudaNetwork
 from prichexy.obfuscation.frozen_network import FrozenNetwork
 from prichexy.obfuscation.settings import ObfuscationSettings
+from prichexy.obfuscation.winograd.network import WinogradNetwork
 
 
 class NetworkEngine(Protocol):
@@ -52,12 +54,15 @@ def frozen(network: nn.Module, settings: ObfuscationSettings, device: torch.devi
                 "engine: cuda-graph runs on NVIDIA GPUs only: give the workers GPUs, or audit the model on torch"
             )
         return CudaNetwork(network, settings.precision, settings.image_size, device)
-    if settings.engine != "openvino":
+    if settings.engine == "torch":
         return FrozenNetwork(network, settings.precision, device)
     if kind != "cpu":
         raise UsageError(
-            "engine: openvino runs on CPUs only: hide the GPUs from the workers, or audit and use the model on torch"
+            f"engine: {settings.engine} runs on CPUs only: hide the GPUs from the workers, or audit and use the model "
+            "on torch"
         )
+    if settings.engine == "winograd":
+        return WinogradNetwork(network, settings.precision)
     from prichexy.obfuscation.openvino_network import OpenVinoNetwork
 
     return OpenVinoNetwork(network, settings.precision, settings.image_size)

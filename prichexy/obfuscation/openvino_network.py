@@ -21,15 +21,6 @@ from prichexy.obfuscation.settings import Precision
 _PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
 
-def available() -> bool:
-    """Whether OpenVINO is installed."""
-    try:
-        import openvino  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 class OpenVinoNetwork:
     """A network's outputs without gradients, in float32 whatever it computes in; see `NetworkEngine`.
 

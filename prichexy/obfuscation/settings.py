@@ -13,7 +13,7 @@ from prichexy.networks.deformation import Operator
 
 Kind = Literal["flow-field", "privacy-net", "multi-scale-field", "dp-pix", "identity"]
 Precision = Literal["float32", "bfloat16"]
-Engine = Literal["torch", "openvino", "cuda-graph"]
+Engine = Literal["torch", "winograd", "openvino", "cuda-graph"]
 
 # The settings that each kind has, beside `image_size`, and their defaults: the published values, but for the
 # operator, whose published form has a border artefact.
@@ -54,8 +54,9 @@ class ObfuscationSettings(BaseModel):
         operator: how flow-field makes a sampling grid, ``corrected`` or ``reference`` (the published one).
         features: filters of the network's first block; 32 (flow-field) and 16 (privacy-net) as published.
         precision: what the network computes in; images are deformed in float32 in any case.
-        engine: what computes the network: ``torch``, on any machine; ``openvino``, on CPUs only; or ``cuda-graph``, on
-            NVIDIA GPUs only, which no GPU has run yet. Part of what an audit is valid for, as the precision is.
+        engine: what computes the network: ``torch``, on any machine; ``winograd`` (float32) and ``openvino``, on CPUs
+            only; or ``cuda-graph``, on NVIDIA GPUs only, which no GPU has run yet. Part of what an audit is valid for,
+            as the precision is.
         backbone: multi-scale-field's classifier of findings, which decides on the coarse appearance.
         coarse_px: sigma of the Gaussian that tells multi-scale-field's coarse appearance from detail, in pixels of
             256; 0 leaves the coarse appearance as it is.
@@ -118,6 +119,12 @@ class ObfuscationSettings(BaseModel):
         multiple = _SIDE_MULTIPLE.get(self.kind, 1)
         if self.image_size % multiple:
             raise ValueError(f"image_size: must be a multiple of {multiple} for kind '{self.kind}'")
+        return self
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> Self:
+        if self.engine == "winograd" and self.precision != "float32":
+            raise ValueError("engine: winograd computes in float32 only")
         return self
 
     @model_validator(mode="after")

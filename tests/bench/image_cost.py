@@ -8,8 +8,8 @@ loop can't (`text_share` says what it costs).
     python -m tests.bench.image_cost [--images 4] [--rounds 5]
 
 Inputs: PNG of 1024 x 1024, phantoms and, where they lie, real ones (chestxray14/images_1024 in PRICHEXY_REAL_DATA, by
-default ../shared/data beside the checkout); phantom DICOM of 2500 x 3000 pixels and 12 bits. OpenVINO is measured
-where it is installed, and bfloat16 where the processor has it.
+default ../shared/data beside the checkout); phantom DICOM of 2500 x 3000 pixels and 12 bits. Each engine is
+measured, and bfloat16 where the processor has it.
 """
 
 import argparse
@@ -39,7 +39,6 @@ from prichexy.lake.shards import PUBLISHED, digest, published_bytes
 from prichexy.networks.flow_generator import FlowFieldGenerator
 from prichexy.obfuscation import ObfuscationSettings, Obfuscator, build, obfuscate_levels
 from prichexy.obfuscation.allocation import keep_memory
-from prichexy.obfuscation.openvino_network import available
 from tests.bench import _researchers_loop as loop
 from tests.bench import report
 
@@ -109,14 +108,13 @@ def bfloat16_instructions() -> list[str]:
 
 def engines() -> dict[str, ObfuscationSettings]:
     """What can be measured on this machine, by name."""
-    names = ["torch", "openvino"] if available() else ["torch"]
     precisions = ["float32", "bfloat16"] if bfloat16_instructions() else ["float32"]
+    pairs = [(engine, precision) for engine in ("torch", "openvino") for precision in precisions]
     return {
         f"{engine} {precision}": ObfuscationSettings.model_validate(
             {"kind": "flow-field", "engine": engine, "precision": precision}
         )
-        for engine in names
-        for precision in precisions
+        for engine, precision in [("winograd", "float32"), *pairs]
     }
 
 

@@ -73,10 +73,11 @@ def test_torch_in_float32_is_the_reference_and_bfloat16_differs_from_it() -> Non
     assert reference.images_per_second is not None
 
 
-def test_openvino_in_float32_is_allowed() -> None:
-    pytest.importorskip("openvino")
+@pytest.mark.parametrize(("engine", "package"), [("winograd", "llvmlite"), ("openvino", "openvino")])
+def test_other_engines_in_float32_are_allowed(engine: str, package: str) -> None:
+    pytest.importorskip(package)
     checks = by_name(check_engines(FLOW, weights(FlowFieldGenerator(features=4)), radiographs()))
-    exact = checks["openvino float32"]
+    exact = checks[f"{engine} float32"]
     assert exact.unusable is None
     assert exact.at_size.largest <= 1
     assert exact.images_per_second is not None

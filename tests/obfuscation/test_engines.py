@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from prichexy.obfuscation.engines import frozen
 from prichexy.obfuscation.frozen_network import FrozenNetwork
 from prichexy.obfuscation.model_files import build, fingerprint_of
 from prichexy.obfuscation.settings import ObfuscationSettings
+from prichexy.obfuscation.winograd.kernels import kernels
 from tests.networks.rule_weights import rule_state
 
 Networks = dict[str, Callable[[], nn.Module]]
@@ -31,15 +33,19 @@ def settings(kind: str = "flow-field", **given: str) -> ObfuscationSettings:
     return ObfuscationSettings.model_validate({"kind": kind, "features": 4, "image_size": 64, **given})
 
 
+def needs(engine: str) -> None:
+    if engine != "torch":
+        pytest.importorskip({"winograd": "llvmlite"}.get(engine, engine))
+
+
 def images(count: int) -> Tensor:
     return torch.rand(count, 1, 64, 64, generator=torch.Generator().manual_seed(count))
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("engine", ["torch", "winograd", "openvino"])
 def test_every_engine_computes_the_network(kind: str, engine: str) -> None:
-    if engine == "openvino":
-        pytest.importorskip("openvino")
+    needs(engine)
     made, batch = network(kind), images(3)
     with torch.no_grad():
         expected = made(batch)
@@ -61,11 +67,18 @@ def test_openvino_rounds_where_bfloat16_is_asked_for_and_only_there(kind: str) -
     assert 1e-5 < float((rounded - exact).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize("engine", ["torch", "openvino"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("engine", "precision"),
+    [
+        ("torch", "float32"),
+        ("torch", "bfloat16"),
+        ("winograd", "float32"),
+        ("openvino", "float32"),
+        ("openvino", "bfloat16"),
+    ],
+)
 def test_an_image_s_result_is_the_same_bits_whatever_its_batch(engine: str, precision: str) -> None:
-    if engine == "openvino":
-        pytest.importorskip("openvino")
+    needs(engine)
     compute = frozen(network("flow-field"), settings(engine=engine, precision=precision), "cpu")
     batch = images(5)
     together = compute(batch)
@@ -73,15 +86,28 @@ def test_an_image_s_result_is_the_same_bits_whatever_its_batch(engine: str, prec
     assert compute(batch[:0]).shape == (0, 2, 64, 64)
 
 
-def test_openvino_on_a_gpu_is_refused_with_the_mend() -> None:
-    with pytest.raises(UsageError, match="openvino runs on CPUs only: hide the GPUs"):
-        frozen(network("flow-field"), settings(engine="openvino"), "cuda")
+@pytest.mark.parametrize("engine", ["winograd", "openvino"])
+def test_an_engine_for_cpus_is_refused_on_a_gpu_with_the_mend(engine: str) -> None:
+    with pytest.raises(UsageError, match=f"{engine} runs on CPUs only: hide the GPUs"):
+        frozen(network("flow-field"), settings(engine=engine), "cuda")
 
 
-def test_where_openvino_is_not_installed_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(UsageError, match=r"not installed: pip install 'prichexy\[cpu\]', or use torch"):
-        frozen(network("flow-field"), settings(engine="openvino"), "cpu")
+@pytest.mark.parametrize(("engine", "package"), [("winograd", "llvmlite"), ("openvino", "openvino")])
+def test_where_an_engine_is_not_installed_the_mend_is_named(
+    engine: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"{package}.* not installed: pip install 'prichexy\[cpu\]', or use torch"):
+        frozen(network("flow-field"), settings(engine=engine), "cpu")
+
+
+def test_winograd_in_bfloat16_is_refused() -> None:
+    with pytest.raises(ValueError, match="winograd computes in float32 only"):
+        settings(engine="winograd", precision="bfloat16")
+    asked = settings(precision="bfloat16").model_copy(update={"engine": "winograd"})
+    with pytest.raises(UsageError, match="winograd computes in float32, not bfloat16: use openvino or torch"):
+        frozen(network("flow-field"), asked, "cpu")
 
 
 def test_openvino_s_converter_which_reports_to_its_makers_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +130,10 @@ def test_an_audit_on_one_engine_is_not_one_on_another() -> None:
     assert fingerprint_of(settings(engine="torch"), state) == fingerprint_of(settings(), state)
 
 
-def test_a_model_publishes_on_the_engine_of_its_settings() -> None:
-    pytest.importorskip("openvino")
+@pytest.mark.parametrize("engine", ["winograd", "openvino"])
+def test_a_model_publishes_on_the_engine_of_its_settings(engine: str) -> None:
+    needs(engine)
     state, batch = network("flow-field").state_dict(), images(2)
-    by_torch, by_openvino = (
-        build(settings(engine=engine), state)(batch, torch.zeros(2)) for engine in ("torch", "openvino")
-    )
+    by_torch, by_other = (build(settings(engine=asked), state)(batch, torch.zeros(2)) for asked in ("torch", engine))
     assert float((by_torch - batch).abs().max()) > 0.01
-    torch.testing.assert_close(by_openvino, by_torch, rtol=0, atol=1e-5)
+    torch.testing.assert_close(by_other, by_torch, rtol=0, atol=1e-5)

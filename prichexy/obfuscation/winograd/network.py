@@ -1,0 +1,34 @@
+"""A generator made ready to obfuscate by Winograd's filtering, on CPUs; installed by ``pip install prichexy[cpu]``."""
+
+from torch import nn
+
+from prichexy.errors import UsageError
+from prichexy.obfuscation.frozen_network import FrozenNetwork
+from prichexy.obfuscation.settings import Precision
+
+
+class WinogradNetwork(FrozenNetwork):
+    """A network's outputs in float32 without gradients; see `NetworkEngine`.
+
+    Its 3 x 3 convolutions are computed by Winograd's filtering, where channels are multiples of 16, the rest by torch.
+
+    Args:
+        network: a generator with its weights; it is copied.
+        precision: ``float32``.
+
+    Raises:
+        UsageError: llvmlite is not installed, or another precision is asked for.
+    """
+
+    def __init__(self, network: nn.Module, precision: Precision) -> None:
+        if precision != "float32":
+            raise UsageError(f"engine: winograd computes in float32, not {precision}: use openvino or torch")
+        super().__init__(network, precision, "cpu")
+        try:
+            from prichexy.obfuscation.winograd.layers import replace_convolutions
+
+            replace_convolutions(self.network)
+        except ImportError:
+            raise UsageError(
+                "engine: llvmlite, which winograd needs, is not installed: pip install 'prichexy[cpu]', or use torch"
+            ) from None
