@@ -11,5 +11,5 @@ python3 -m venv "$directory"
     --only-binary :all: --constraint constraints.txt ${requirements:+--requirement "$requirements"} .
 "$directory/bin/pip" check --disable-pip-version-check
 # What a node must be able to do at all; a broken wheel is found here, not by a job.
-"$directory/bin/python" -c 'import cv2, mlflow, onnxruntime, ray, torch; from prichexy.deid.burned_in import require_networks; require_networks()'
+"$directory/bin/python" -c 'import cv2, mlflow, openvino, ray, torch; from prichexy.deid.burned_in import require_networks; require_networks()'
 "$directory/bin/prichexy" --help >/dev/null

@@ -43,7 +43,7 @@ def frozen(network: nn.Module, settings: ObfuscationSettings, device: torch.devi
 
     Raises:
         ValueError: the settings' kind has no network.
-        UsageError: the engine is not installed, or can't run on this device or processor.
+        UsageError: the engine can't run on this device or processor, or not in this precision.
     """
     if settings.precision is None:
         raise ValueError(f"a '{settings.kind}' has no network")

@@ -1,4 +1,4 @@
-"""A generator made ready to obfuscate by OpenVINO, on CPUs; installed by ``pip install prichexy[cpu]``.
+"""A generator made ready to obfuscate by OpenVINO, on CPUs.
 
 The graph is built here, operator by operator, from torch's own export. OpenVINO's converter would do it too, but
 reports each conversion to its makers where its telemetry package is installed, as pip installs it.
@@ -33,16 +33,14 @@ class OpenVinoNetwork:
         image_size: side S of the images.
 
     Raises:
-        UsageError: OpenVINO is not installed, or this processor has no instructions for the precision.
+        UsageError: this processor has no instructions for the precision.
     """
 
     device = torch.device("cpu")
 
     def __init__(self, network: nn.Module, precision: Precision, image_size: int) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise UsageError("engine: openvino is not installed: pip install 'prichexy[cpu]', or use torch") from None
+        import openvino
+
         core = openvino.Core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             # It would compute in float32 without a word, and another precision than the audited one be published.

@@ -102,7 +102,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "images": len(files),
         "seed": arguments.seed,
         "rapidocr": importlib.metadata.version("rapidocr"),
-        "onnxruntime": importlib.metadata.version("onnxruntime"),
+        "openvino": importlib.metadata.version("openvino"),
         "set aside whole": set_aside,
         "texts drawn": len(by_text),
         "pixel recall": round(hit / inked, 5),

@@ -14,9 +14,6 @@ from prichexy.deid.burned_in import Region, clean, detect, networks, redact
 from prichexy.errors import Quarantined, UsageError
 from tests.deid.drawn_text import glyphs, marked
 
-pytest.importorskip("onnxruntime", reason="finding burned-in text needs onnxruntime and rapidocr")
-pytest.importorskip("rapidocr", reason="finding burned-in text needs rapidocr's weights")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> None:
@@ -194,14 +191,14 @@ def test_odd_shapes_pass(shape: tuple[int, int]) -> None:
 
 
 def test_without_the_weights_the_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks._session.cache_clear()
+    networks._network.cache_clear()
     monkeypatch.setattr(networks.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="rapidocr"):
         networks.require_networks()
 
 
 def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks._session.cache_clear()
+    networks._network.cache_clear()
     monkeypatch.setitem(networks._SHA256, "PP-OCRv6_det_small.onnx", "0" * 64)
     with pytest.raises(UsageError, match="other text networks"):
         networks.require_networks()

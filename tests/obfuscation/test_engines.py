@@ -1,6 +1,6 @@
-import sys
 from collections.abc import Callable
 
+import openvino
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from prichexy.obfuscation.engines import frozen
 from prichexy.obfuscation.frozen_network import FrozenNetwork
 from prichexy.obfuscation.model_files import build, fingerprint_of
 from prichexy.obfuscation.settings import ObfuscationSettings
-from prichexy.obfuscation.winograd.kernels import kernels
 from tests.networks.rule_weights import rule_state
 
 Networks = dict[str, Callable[[], nn.Module]]
@@ -33,11 +32,6 @@ def settings(kind: str = "flow-field", **given: str) -> ObfuscationSettings:
     return ObfuscationSettings.model_validate({"kind": kind, "features": 4, "image_size": 64, **given})
 
 
-def needs(engine: str) -> None:
-    if engine != "torch":
-        pytest.importorskip({"winograd": "llvmlite"}.get(engine, engine))
-
-
 def images(count: int) -> Tensor:
     return torch.rand(count, 1, 64, 64, generator=torch.Generator().manual_seed(count))
 
@@ -45,7 +39,6 @@ def images(count: int) -> Tensor:
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("engine", ["torch", "winograd", "openvino"])
 def test_every_engine_computes_the_network(kind: str, engine: str) -> None:
-    needs(engine)
     made, batch = network(kind), images(3)
     with torch.no_grad():
         expected = made(batch)
@@ -58,7 +51,6 @@ def test_every_engine_computes_the_network(kind: str, engine: str) -> None:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_openvino_rounds_where_bfloat16_is_asked_for_and_only_there(kind: str) -> None:
-    pytest.importorskip("openvino")
     if not any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16")):
         pytest.skip("this processor has no bfloat16 instructions")
     made, batch = network(kind), images(2)
@@ -78,7 +70,6 @@ def test_openvino_rounds_where_bfloat16_is_asked_for_and_only_there(kind: str) -
     ],
 )
 def test_an_image_s_result_is_the_same_bits_whatever_its_batch(engine: str, precision: str) -> None:
-    needs(engine)
     compute = frozen(network("flow-field"), settings(engine=engine, precision=precision), "cpu")
     batch = images(5)
     together = compute(batch)
@@ -92,16 +83,6 @@ def test_an_engine_for_cpus_is_refused_on_a_gpu_with_the_mend(engine: str) -> No
         frozen(network("flow-field"), settings(engine=engine), "cuda")
 
 
-@pytest.mark.parametrize(("engine", "package"), [("winograd", "llvmlite"), ("openvino", "openvino")])
-def test_where_an_engine_is_not_installed_the_mend_is_named(
-    engine: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kernels.cache_clear()
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=rf"{package}.* not installed: pip install 'prichexy\[cpu\]', or use torch"):
-        frozen(network("flow-field"), settings(engine=engine), "cpu")
-
-
 def test_winograd_in_bfloat16_is_refused() -> None:
     with pytest.raises(ValueError, match="winograd computes in float32 only"):
         settings(engine="winograd", precision="bfloat16")
@@ -111,7 +92,6 @@ def test_winograd_in_bfloat16_is_refused() -> None:
 
 
 def test_openvino_s_converter_which_reports_to_its_makers_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino = pytest.importorskip("openvino")
     monkeypatch.setattr(openvino, "convert_model", None)
     assert frozen(network("flow-field"), settings(engine="openvino"), "cpu")(images(1)).shape == (1, 2, 64, 64)
 
@@ -132,7 +112,6 @@ def test_an_audit_on_one_engine_is_not_one_on_another() -> None:
 
 @pytest.mark.parametrize("engine", ["winograd", "openvino"])
 def test_a_model_publishes_on_the_engine_of_its_settings(engine: str) -> None:
-    needs(engine)
     state, batch = network("flow-field").state_dict(), images(2)
     by_torch, by_other = (build(settings(engine=asked), state)(batch, torch.zeros(2)) for asked in ("torch", engine))
     assert float((by_torch - batch).abs().max()) > 0.01

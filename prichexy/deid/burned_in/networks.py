@@ -1,12 +1,14 @@
 """The two text networks, PP-OCRv6 small: where text is, and what a short line of it says.
 
 The weights lie inside the wheel of `rapidocr` (Apache-2.0); nothing is downloaded, and none of that package's code
-runs: its files are found, checked against their hashes, and given to ONNX Runtime on one thread.
+runs: its files are found, checked against their hashes, and given to OpenVINO on one thread, in float32. ONNX Runtime
+gives the same probabilities (to 2e-5) in 280 ms an image instead of 75.
 """
 
 import hashlib
-import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ _SHA256 = {
     "PP-OCRv6_rec_small.onnx": "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884",
 }
 _MISSING = (
-    "finding burned-in text needs the packages onnxruntime and rapidocr 3.10 (its text networks): install them on "
+    "finding burned-in text needs the packages openvino and rapidocr 3.10 (its text networks): install them on "
     "every node, or set the burned-in text setting to off"
 )
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -44,14 +46,12 @@ def text_probability(grey_HW: Grey) -> NDArray[np.float32]:
         Text Detection with Differentiable Binarization", AAAI 2020).
 
     Raises:
-        UsageError: the weights or ONNX Runtime are not installed.
+        UsageError: the weights or OpenVINO are not installed.
     """
-    session = _session("PP-OCRv6_det_small.onnx")
     height, width = grey_HW.shape
     grey_11HW = np.concatenate([grey_HW, _anchor(width)])[None, None].astype(np.float32) / 255
     x_NCHW = (grey_11HW - _MEAN[:, None, None]) / _DEVIATION[:, None, None]
-    found: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: x_NCHW})[0][0, 0]
-    return found[:height]
+    return _computed("PP-OCRv6_det_small.onnx", x_NCHW)[0, 0, :height]
 
 
 @lru_cache(maxsize=16)
@@ -77,10 +77,9 @@ def read_line(grey_3HW: NDArray[np.float32]) -> tuple[str, float]:
         what was read may be a name.
 
     Raises:
-        UsageError: the weights or ONNX Runtime are not installed.
+        UsageError: the weights or OpenVINO are not installed.
     """
-    session = _session("PP-OCRv6_rec_small.onnx")
-    probability_TC = session.run(None, {session.get_inputs()[0].name: grey_3HW[None]})[0][0]
+    probability_TC = _computed("PP-OCRv6_rec_small.onnx", grey_3HW[None])[0]
     best_T = probability_TC.argmax(axis=1)
     # Connectionist temporal classification: class 0 is the blank, and a class repeated without one counts once.
     starts_T = (best_T != 0) & (best_T != np.concatenate([[0], best_T[:-1]]))
@@ -94,17 +93,53 @@ def require_networks() -> None:
     """Load both networks now, so that a job that lacks them never starts.
 
     Raises:
-        UsageError: the weights or ONNX Runtime are not installed, or the weights are of another version.
+        UsageError: the weights or OpenVINO are not installed, or the weights are of another version.
     """
     for name in _SHA256:
-        _session(name)
+        _network(name)
+
+
+def _computed(name: str, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """The only output of a network.
+
+    Raises:
+        MemoryError: the process may not have as much as it needs, or the machine has no more.
+    """
+    with _told_as_memory_error():
+        outputs: NDArray[np.float32] = _network(name).infer([np.ascontiguousarray(inputs, np.float32)])[0]
+    return outputs
+
+
+@contextmanager
+def _told_as_memory_error() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "alloc" in str(error):  # OpenVINO has no type of its own for it: "std::bad_alloc", "can't alloc"
+            raise MemoryError from None
+        raise
 
 
 @lru_cache(maxsize=2)
-def _session(name: str) -> Any:
+def _network(name: str) -> Any:
+    """What computes a network: a request, whose outputs are copies."""
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": 1,  # one image, one core: the job runs one per core
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+        "CPU_RUNTIME_CACHE_CAPACITY": "0",  # else it keeps code for each size of image that it has seen
+    }
+    with _told_as_memory_error():
+        core, model = _read(name)
+        return core.compile_model(model, "CPU", options).create_infer_request()
+
+
+def _read(name: str) -> tuple[Any, Any]:
+    """OpenVINO, and a network as it is in its file."""
     package = importlib.util.find_spec("rapidocr")
     try:
-        onnxruntime = importlib.import_module("onnxruntime")
+        import openvino
     except ImportError:
         raise UsageError(_MISSING) from None
     if package is None or not package.submodule_search_locations:
@@ -113,14 +148,12 @@ def _session(name: str) -> Any:
     weights = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(weights).hexdigest() != _SHA256[name]:
         raise UsageError(f"the installed rapidocr holds other text networks than those of release 3.10; {_MISSING}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # one image, one core: the job runs one per core
-    options.enable_cpu_mem_arena = False  # the arena would keep the largest tile's memory for the worker's life
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
+    core = openvino.Core()
+    return core, core.read_model(weights)
 
 
 @lru_cache(maxsize=1)
 def _alphabet() -> list[str]:
-    held = _session("PP-OCRv6_rec_small.onnx").get_modelmeta().custom_metadata_map["character"]
+    _, model = _read("PP-OCRv6_rec_small.onnx")
+    held: str = model.get_rt_info(["framework", "character"]).astype(str)
     return ["", *held.split("\n"), " "]

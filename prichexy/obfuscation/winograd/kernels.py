@@ -37,11 +37,7 @@ class Kernels(NamedTuple):
 
 @cache
 def kernels() -> Kernels:
-    """The transforms for this processor; compiled once a process, in about 0.3 s.
-
-    Raises:
-        ImportError: llvmlite is not installed.
-    """
+    """The transforms for this processor; compiled once a process, in about 0.3 s."""
     from llvmlite import binding
 
     binding.initialize_native_target()

@@ -1,10 +1,11 @@
-"""A generator made ready to obfuscate by Winograd's filtering, on CPUs; installed by ``pip install prichexy[cpu]``."""
+"""A generator made ready to obfuscate by Winograd's filtering, on CPUs."""
 
 from torch import nn
 
 from prichexy.errors import UsageError
 from prichexy.obfuscation.frozen_network import FrozenNetwork
 from prichexy.obfuscation.settings import Precision
+from prichexy.obfuscation.winograd.layers import replace_convolutions
 
 
 class WinogradNetwork(FrozenNetwork):
@@ -17,18 +18,11 @@ class WinogradNetwork(FrozenNetwork):
         precision: ``float32``.
 
     Raises:
-        UsageError: llvmlite is not installed, or another precision is asked for.
+        UsageError: another precision is asked for.
     """
 
     def __init__(self, network: nn.Module, precision: Precision) -> None:
         if precision != "float32":
             raise UsageError(f"engine: winograd computes in float32, not {precision}: use openvino or torch")
         super().__init__(network, precision, "cpu")
-        try:
-            from prichexy.obfuscation.winograd.layers import replace_convolutions
-
-            replace_convolutions(self.network)
-        except ImportError:
-            raise UsageError(
-                "engine: llvmlite, which winograd needs, is not installed: pip install 'prichexy[cpu]', or use torch"
-            ) from None
+        replace_convolutions(self.network)

@@ -3,11 +3,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prichexy.obfuscation.winograd.transforms import INPUT, OUTPUT
-
-pytest.importorskip("llvmlite")
-
 from prichexy.obfuscation.winograd.kernels import LANES, kernels
+from prichexy.obfuscation.winograd.transforms import INPUT, OUTPUT
 
 SIZES = [(1, 1), (3, 5), (4, 4), (6, 6), (7, 12), (16, 9), (20, 20)]
 

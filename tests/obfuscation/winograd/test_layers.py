@@ -4,8 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-pytest.importorskip("llvmlite")
-
 from prichexy.networks.flow_generator import FlowFieldGenerator
 from prichexy.networks.inference import fold_batch_norm
 from prichexy.networks.privacy_net import PrivacyNetGenerator
