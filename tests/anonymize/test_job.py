@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from prichexy.anonymize import Summary, anonymize
+from prichexy.anonymize import Summary, anonymize, stages
 from prichexy.anonymize import job as job_module
 from prichexy.anonymize.ingest import ingest
 from prichexy.anonymize.work import INGESTED, Work
@@ -95,6 +96,34 @@ def flow_run(
 
 def published(out: Path) -> dict[str, dict[str, Any]]:
     return {row["image_id"]: row for file in out.glob("data/*") for row in pq.read_table(file).to_pylist()}
+
+
+def test_a_network_runs_in_its_actor_s_main_thread_where_its_memory_is_kept(
+    lake: Path, models: Path, tmp_path: Path, secret_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = tmp_path / "threads"
+
+    class Obfuscate(stages.Obfuscate):
+        def __call__(self, table: pa.Table) -> pa.Table:
+            with threads.open("a") as file:
+                file.write(f"{threading.current_thread() is threading.main_thread()}\n")
+            return super().__call__(table)
+
+    monkeypatch.setattr(job_module, "Obfuscate", Obfuscate)
+    anonymize(configured(lake, tmp_path / "out", models / "identity", secret_file))
+    assert set(threads.read_text().split()) == {"True"}
+
+
+def test_another_engine_publishes_the_same_to_one_grey_level(
+    lake: Path, flow_run: Run, tmp_path: Path, secret_file: Path
+) -> None:
+    create_untrained("flow-field", tmp_path / "model", 0, {"features": 4, "mu": 0.05, "engine": "winograd"})
+    anonymize(configured(lake, tmp_path / "out", tmp_path / "model", secret_file, resolution="256"))
+    by_torch, by_winograd = published(flow_run.out), published(tmp_path / "out")
+    assert by_torch.keys() == by_winograd.keys()
+    for image_id, row in by_torch.items():
+        levels, others = (decode(each["image"]["bytes"]).pixels.astype(int) for each in (row, by_winograd[image_id]))
+        assert np.abs(levels - others).max() <= (2 ** row["bit_depth"] - 1) // 255
 
 
 def test_identity_publishes_exactly_what_was_decoded(lake: Path, identity_run: Run, secret_file: Path) -> None:

@@ -7,7 +7,7 @@ last as long as it was measured to last elsewhere (`Pace`): it sleeps for what t
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,11 +84,13 @@ def phantom_lake(folder: Path, files: int, side: int) -> Path:
     return folder
 
 
-def configured(folder: Path, lake: Path, out: str, kind: str, **settings: Any) -> AnonymizeConfig:
+def configured(
+    folder: Path, lake: Path, out: str, kind: str, generator: Mapping[str, Any] | None = None, **settings: Any
+) -> AnonymizeConfig:
     """The job's settings: an untrained model of that kind, a secret and a destination within `folder`."""
     model, secret = folder / f"model-{kind}", folder / "project.key"
     if not model.exists():
-        create_untrained(kind, model, 0, {})
+        create_untrained(kind, model, 0, generator or {})
     secret.write_bytes(bytes(range(32)))
     return AnonymizeConfig(
         source=str(lake),

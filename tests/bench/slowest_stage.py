@@ -9,7 +9,7 @@ cores' time allows. This bound (the rate at which two processes would do all sta
 told beside the ratio, and the job against it: what is lost to Ray and to waiting. On a machine with GPUs, where the
 network has hardware of its own, `scaling` tells how much of the network's pace the job keeps.
 
-    python -m tests.bench.slowest_stage [--rounds 3] [--images 192] [--seconds 4]
+    python -m tests.bench.slowest_stage [--rounds 3] [--images 320] [--seconds 4]
 """
 
 import argparse
@@ -41,6 +41,7 @@ STAGES = ("ingest", "obfuscate", "encode", "publish")
 JOBS: dict[str, dict[str, Any]] = {
     "256 px out, no text": {"resolution": "256", "deid": {"burned_in_text": "off"}},
     "default job": {},
+    "default job, engine winograd": {"generator": {"engine": "winograd"}},
 }
 
 
@@ -138,7 +139,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=192, help="of each job; of fewer none is steady")
+    parser.add_argument("--images", type=int, default=320, help="of each job; of fewer none is steady")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each stage alone")
     os.environ["OMP_NUM_THREADS"] = "1"  # as Ray sets it for its workers
     os.environ.pop("RAY_ADDRESS", None)

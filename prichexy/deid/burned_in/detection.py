@@ -139,7 +139,8 @@ def _boxes(
 def _laterality(crop_HW: Grey) -> tuple[Literal["L", "R"] | None, float]:
     """The letter of a mark that holds exactly L or R, and its probability; a ring around the letter is allowed."""
     height, width = crop_HW.shape
-    if not 0.4 <= width / height <= 1.7:
+    # A technician's initials beside the letter are often overlooked by the reading network: they count as shapes.
+    if not 0.4 <= width / height <= 1.7 or _signs(crop_HW) > 1:
         return None, 0.0
     text, certainty = "", 0.0
     for inset in _INSETS:
@@ -149,8 +150,7 @@ def _laterality(crop_HW: Grey) -> tuple[Literal["L", "R"] | None, float]:
             break
         if len(text) > 1:
             return None, 0.0  # a word; what its middle alone would say is of no interest
-    # A technician's initials beside the letter are often overlooked by the reading network: they count as shapes.
-    if certainty < CONFIDENT or text not in ("L", "R") or _signs(crop_HW) > 1:
+    if certainty < CONFIDENT or text not in ("L", "R"):
         return None, 0.0
     return ("L" if text == "L" else "R"), certainty
 
