@@ -19,12 +19,18 @@ LANES = 16
 """Channels that are computed at once: an AVX-512 register; LLVM splits it where registers are shorter."""
 
 
+PLANE_GAP = LANES
+"""Floats between two of the planes that windows are put into: without them, the 36 places of a window are apart by a
+power of 2 and share one of the cache's sets (12.3 instead of 9.5 ms an image)."""
+
+
 class Kernels(NamedTuple):
     """The two transforms. Rows and columns of tiles are numbered from the image's upper left.
 
     Attributes:
         transform_input: (image, windows, height, width, channels, first, end): the windows of the rows of tiles from
-            `first` to before `end`, transformed, as (36, tiles, channels). Beyond the image is 0.
+            `first` to before `end`, transformed, as (36, tiles, channels) with a gap after each plane. Beyond the
+            image is 0.
         transform_output: (products, bias, image, slope, height, width, channels, first, end): the other way, from
             (36, tiles, channels), with a bias for each channel; what is below 0 is multiplied by `slope`.
         code: the machine code, which lives as long as this does.
@@ -91,7 +97,7 @@ def _input(module: Any) -> None:
                 for i in range(WINDOW):
                     for j, share in enumerate(INPUT):
                         value = code.combined(share, [column[i] for column in columns])
-                        place = code.sum(tile, channel, code.times(plane, i * WINDOW + j))
+                        place = code.sum(tile, channel, code.times(code.plus(plane, PLANE_GAP), i * WINDOW + j))
                         code.store(value, "windows", place)
 
         code.either(whole, transform)

@@ -6,7 +6,7 @@ Shape suffixes: N batch, C channel, O output channel, H height, W width, P the 3
 import torch
 from torch import Tensor, nn
 
-from prichexy.obfuscation.winograd.kernels import LANES, kernels
+from prichexy.obfuscation.winograd.kernels import LANES, PLANE_GAP, kernels
 from prichexy.obfuscation.winograd.transforms import FILTER, TILE, WINDOW
 
 _PRODUCTS = WINDOW * WINDOW
@@ -67,12 +67,12 @@ class WinogradConvolution(nn.Module):
         rows, across = -(-height // TILE), -(-width // TILE)
         bytes_a_row = 4 * _PRODUCTS * across * max(channels, out_channels)
         together = min(rows, max(1, _BLOCK_BYTES // bytes_a_row, -(-_LEAST_TILES // across)))
-        windows = torch.empty(_PRODUCTS * together * across * channels)
+        windows = torch.empty(_PRODUCTS * (together * across * channels + PLANE_GAP))
         products = torch.empty(_PRODUCTS * together * across * out_channels)
         for first in range(0, rows, together):
             end = min(first + together, rows)
             tiles = (end - first) * across
-            windows_PTC = windows[: _PRODUCTS * tiles * channels].view(_PRODUCTS, tiles, channels)
+            windows_PTC = windows.as_strided((_PRODUCTS, tiles, channels), (tiles * channels + PLANE_GAP, channels, 1))
             products_PTO = products[: _PRODUCTS * tiles * out_channels].view(_PRODUCTS, tiles, out_channels)
             transform_input(image_HWC.data_ptr(), windows_PTC.data_ptr(), height, width, channels, first, end)
             torch.bmm(windows_PTC, self.weight_PCO, out=products_PTO)

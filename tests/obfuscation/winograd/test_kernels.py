@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from prichexy.obfuscation.winograd.kernels import LANES, kernels
+from prichexy.obfuscation.winograd.kernels import LANES, PLANE_GAP, kernels
 from prichexy.obfuscation.winograd.transforms import INPUT, OUTPUT
 
 SIZES = [(1, 1), (3, 5), (4, 4), (6, 6), (7, 12), (16, 9), (20, 20)]
@@ -36,14 +36,16 @@ def test_windows_are_transformed_and_nothing_beyond_the_image_is_read(size: tupl
     rows, across = -(-height // 4), -(-width // 4)
     for first, end in [(0, rows), (rows - 1, rows)]:
         tiles = (end - first) * across
-        windows, memory = guarded(torch.zeros(36, tiles, channels), -7.0)
-        kernels().transform_input(image_HWC.data_ptr(), windows.data_ptr(), height, width, channels, first, end)
+        planes, memory = guarded(torch.full((36, tiles * channels + PLANE_GAP), -7.0), -7.0)
+        windows = planes[:, :-PLANE_GAP].view(36, tiles, channels)
+        kernels().transform_input(image_HWC.data_ptr(), planes.data_ptr(), height, width, channels, first, end)
         share = matrix(INPUT)
         expected = share @ windows_of(image_HWC)[first:end] @ share.T
         expected = expected.flatten(0, 1).permute(2, 3, 0, 1).flatten(0, 1)
         torch.testing.assert_close(windows.double(), expected, rtol=0, atol=1e-4)
         assert torch.equal(memory[:512], torch.full((512,), -7.0))
         assert torch.equal(memory[-512:], torch.full((512,), -7.0))
+        assert bool((planes[:, -PLANE_GAP:] == -7).all())
 
 
 @pytest.mark.parametrize("size", SIZES)
