@@ -1,5 +1,7 @@
 """Burned-in text: found in phantoms and real radiographs, covered so that nothing of it stays, marks kept."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +204,27 @@ def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(networks._SHA256, "PP-OCRv6_det_small.onnx", "0" * 64)
     with pytest.raises(UsageError, match="other text networks"):
         networks.require_networks()
+
+
+CALLS = """
+import sys
+
+import numpy as np
+
+called = []
+events = {"socket.connect", "socket.getaddrinfo", "socket.sendto", "subprocess.Popen"}
+sys.addaudithook(lambda event, _: called.append(event) if event in events else None)
+from prichexy.deid.burned_in import clean
+
+clean(np.zeros((100, 100), np.uint8), 8, "redact")
+assert "openvino" in sys.modules
+print(called)
+"""
+
+
+def test_nobody_is_called_though_openvino_brings_its_makers_telemetry() -> None:
+    done = subprocess.run([sys.executable, "-c", CALLS], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_an_image_that_would_be_covered_to_a_large_part_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
