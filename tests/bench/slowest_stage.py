@@ -9,7 +9,7 @@ cores' time allows. This bound (the rate at which two processes would do all sta
 told beside the ratio, and the job against it: what is lost to Ray and to waiting. On a machine with GPUs, where the
 network has hardware of its own, `scaling` tells how much of the network's pace the job keeps.
 
-    python -m tests.bench.slowest_stage [--rounds 3] [--images 320] [--seconds 4]
+    python -m tests.bench.slowest_stage [--rounds 3] [--chunks 14] [--seconds 4]
 """
 
 import argparse
@@ -35,14 +35,15 @@ from prichexy.anonymize.work import Work
 from prichexy.obfuscation import to_bytes
 from tests.bench import report
 from tests.bench._timed_job import configured, phantom_lake
-from tests.bench.ray_overhead import CHUNK, CORES, on_ray
+from tests.bench.ray_overhead import CORES, on_ray
 
 STAGES = ("ingest", "obfuscate", "encode", "publish")
 JOBS: dict[str, dict[str, Any]] = {
-    "256 px out, no text": {"resolution": "256", "deid": {"burned_in_text": "off"}},
-    "default job": {},
-    "default job, engine winograd": {"generator": {"engine": "winograd"}},
+    "256 px out, no text": {"chunk": 64, "resolution": "256", "deid": {"burned_in_text": "off"}},
+    "default job": {"chunk": 16},
+    "default job, engine winograd": {"chunk": 16, "generator": {"engine": "winograd"}},
 }
+"""Chunks are those that the job takes for a large lake."""
 
 
 def alone(work: Work, model: bytes, folder: Path, seconds: float) -> dict[str, float]:
@@ -69,10 +70,11 @@ def _worker(work: Work, model: bytes, shard: int, seconds: float, together: Any,
     with patch.object(ray, "get", lambda kept: kept):  # the model comes as bytes, not as a reference
         obfuscate = Obfuscate([model], work)
     start, stop = work.job.span(shard)
-    spans = np.array([(row, min(row + CHUNK, stop)) for row in range(start, stop, CHUNK)])
+    chunk = work.job.chunk
+    spans = np.array([(row, min(row + chunk, stop)) for row in range(start, stop, chunk)])
     ingested = [ingest(pa.table({"id": [number]}), spans, work) for number in range(len(spans))]
-    obfuscated = [obfuscate(chunk) for chunk in ingested]
-    encoded = pa.concat_tables([encode(chunk, work, uncounted) for chunk in obfuscated])
+    obfuscated = [obfuscate(table) for table in ingested]
+    encoded = pa.concat_tables([encode(table, work, uncounted) for table in obfuscated])
     stages: dict[str, tuple[Callable[[], Any], int]] = {
         "ingest": (lambda: ingest(pa.table({"id": [0]}), spans, work), ingested[0].num_rows),
         "obfuscate": (lambda: obfuscate(ingested[0]), ingested[0].num_rows),
@@ -91,25 +93,26 @@ def _worker(work: Work, model: bytes, shard: int, seconds: float, together: Any,
     results.put(rates)
 
 
-def compared(folder: Path, images: int, rounds: int, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
+def compared(folder: Path, chunks: int, rounds: int, seconds: float, chunk: int, **settings: Any) -> dict[str, Any]:
     """One job, whole and stage by stage, in turn."""
-    lake = phantom_lake(folder / "lake", images, 1024)
+    lake = phantom_lake(folder / "lake", chunks * chunk, 1024)
     whole: list[float] = []
     stages: list[dict[str, float]] = []
     for number in range(rounds):
         config = configured(
             folder, lake, f"out-{number}", "flow-field",
-            chunk=CHUNK, rows_per_shard=2 * CHUNK, ray={"num_cpus": CORES}, **settings,
+            chunk=chunk, rows_per_shard=2 * chunk, ray={"num_cpus": CORES}, **settings,
         )  # fmt: skip
         run, work = on_ray(config, folder / f"stamps-{number}")
-        whole.append(CHUNK * run.part.chunks_per_second)
+        whole.append(chunk * run.part.chunks_per_second)
         stages.append(alone(work, to_bytes(Path(config.model)), folder / f"alone-{number}", seconds))
         print(round(whole[-1], 2), {name: round(rate, 2) for name, rate in stages[-1].items()}, flush=True)
     rates = {name: statistics.median(each[name] for each in stages) for name in STAGES}
     slowest = min(rates, key=lambda name: rates[name])
     in_turn = statistics.median(1 / sum(1 / rate for rate in each.values()) for each in stages)
     return {
-        "images": images,
+        "images": chunks * chunk,
+        "chunk": chunk,
         "slowest stage": slowest,
         "job over its slowest stage alone": round(statistics.median(whole) / rates[slowest], 3),
         "bound: stages share the cores": round(in_turn / rates[slowest], 3),
@@ -125,10 +128,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     jobs = {}
     for name, settings in JOBS.items():
         with tempfile.TemporaryDirectory(prefix="prichexy-bench-") as folder:
-            jobs[name] = compared(Path(folder), arguments.images, arguments.rounds, arguments.seconds, settings)
+            jobs[name] = compared(Path(folder), arguments.chunks, arguments.rounds, arguments.seconds, **settings)
         print(name, jobs[name], flush=True)
     return {
-        "chunk": CHUNK,
         "cores": CORES,
         "rounds": arguments.rounds,
         "load of the machine before (1 min)": round(load, 1),
@@ -139,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=320, help="of each job; of fewer none is steady")
+    parser.add_argument("--chunks", type=int, default=14, help="of each job; of fewer than 10 no part is steady")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each stage alone")
     os.environ["OMP_NUM_THREADS"] = "1"  # as Ray sets it for its workers
     os.environ.pop("RAY_ADDRESS", None)
