@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -193,17 +195,36 @@ def test_odd_shapes_pass(shape: tuple[int, int]) -> None:
 
 
 def test_without_the_weights_the_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks._network.cache_clear()
     monkeypatch.setattr(networks.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="rapidocr"):
         networks.require_networks()
 
 
 def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    networks._network.cache_clear()
     monkeypatch.setitem(networks._SHA256, "PP-OCRv6_det_small.onnx", "0" * 64)
     with pytest.raises(UsageError, match="other text networks"):
         networks.require_networks()
+
+
+def test_threads_do_not_mix_up_their_images() -> None:
+    images = [marked(phantom(number, size), seed=number).pixels for number, size in enumerate([256, 320, 256, 512] * 3)]
+    one_by_one = [detect(image, 8) for image in images]
+    assert len({len(found) for found in one_by_one}) > 1
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda image: detect(image, 8), images * 3)) == one_by_one * 3
+
+
+@pytest.mark.parametrize("message", ["Exception from plugin.cpp:54: std::bad_alloc", "can't alloc"])
+def test_memory_that_is_not_there_is_told_as_such(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def infer(_: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(networks, "_request", lambda _: SimpleNamespace(infer=infer))
+    with pytest.raises(MemoryError):
+        detect(phantom(0), 8)
+    message = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        detect(phantom(0), 8)
 
 
 CALLS = """

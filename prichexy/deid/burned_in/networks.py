@@ -8,6 +8,7 @@ to its makers, is not used.
 
 import hashlib
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -91,13 +92,13 @@ def read_line(grey_3HW: NDArray[np.float32]) -> tuple[str, float]:
 
 
 def require_networks() -> None:
-    """Load both networks now, so that a job that lacks them never starts.
+    """Read both networks now, so that a job that lacks them never starts.
 
     Raises:
         UsageError: the weights or OpenVINO are not installed, or the weights are of another version.
     """
     for name in _SHA256:
-        _network(name)
+        _read(name)
 
 
 def _computed(name: str, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -107,8 +108,19 @@ def _computed(name: str, inputs: NDArray[np.floating[Any]]) -> NDArray[np.float3
         MemoryError: the process may not have as much as it needs, or the machine has no more.
     """
     with _told_as_memory_error():
-        outputs: NDArray[np.float32] = _network(name).infer([np.ascontiguousarray(inputs, np.float32)])[0]
+        outputs: NDArray[np.float32] = _request(name).infer([np.ascontiguousarray(inputs, np.float32)])[0]
     return outputs
+
+
+_THREAD = threading.local()
+
+
+def _request(name: str) -> Any:
+    """A request of this thread's own, whose outputs are copies; two threads that share one mix up their images."""
+    requests: dict[str, Any] = _THREAD.__dict__.setdefault("requests", {})
+    if name not in requests:
+        requests[name] = _network(name).create_infer_request()
+    return requests[name]
 
 
 @contextmanager
@@ -123,7 +135,7 @@ def _told_as_memory_error() -> Iterator[None]:
 
 @lru_cache(maxsize=2)
 def _network(name: str) -> Any:
-    """What computes a network: a request, whose outputs are copies."""
+    """A network, compiled; all threads' requests go through it one after the other."""
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": 1,  # one image, one core: the job runs one per core
@@ -133,7 +145,7 @@ def _network(name: str) -> Any:
     }
     with _told_as_memory_error():
         core, model = _read(name)
-        return core.compile_model(model, "CPU", options).create_infer_request()
+        return core.compile_model(model, "CPU", options)
 
 
 def _read(name: str) -> tuple[Any, Any]:
