@@ -234,9 +234,9 @@ def _images(
     spans = np.array([span for shard in shards for span in _spans(work.job, shard)], dtype=np.int64)
     few = ray.data.TaskPoolStrategy(size=workers.encoders)
     of_chunks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
-    # One call at a time, and so in the process's main thread: what a network's layers free is kept in that thread's
+    # Calls come one at a time, here in the process's main thread: what a network's layers free is kept in that thread's
     # part of malloc only (`keep_memory`). In a thread of Ray's an image had 12,000 page faults, a tenth of its time.
-    in_main_thread = {} if capacity.gpus else {"max_concurrent_calls_per_actor": 1, "enable_true_multi_threading": True}
+    in_main_thread = {} if capacity.gpus else {"enable_true_multi_threading": True}
     actors = of_chunks | {
         "compute": ray.data.ActorPoolStrategy(size=workers.actors, **in_main_thread),
         "num_cpus": capacity.actor_cpus,

@@ -162,7 +162,7 @@ def models_recompute(
 
     The new version has to be audited before it publishes: an audit holds for one engine and precision.
 
-    Example: `prichexy models recompute models:/prichexy-net/3 --engine openvino --precision bfloat16`
+    Example: `prichexy models recompute models:/prichexy-net/3 --engine winograd`
     """
     import tempfile
 

@@ -17,6 +17,7 @@ from torch.fx import Node
 from prichexy.errors import UsageError
 from prichexy.networks.inference import fold_batch_norm
 from prichexy.obfuscation.settings import Precision
+from prichexy.silent_openvino import silent_openvino
 
 _PRECISION = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -39,8 +40,7 @@ class OpenVinoNetwork:
     device = torch.device("cpu")
 
     def __init__(self, network: nn.Module, precision: Precision, image_size: int) -> None:
-        import openvino
-
+        openvino = silent_openvino()
         core = openvino.Core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             # It would compute in float32 without a word, and another precision than the audited one be published.
@@ -70,7 +70,7 @@ class OpenVinoNetwork:
 
 def _graph(network: nn.Module, image_size: int) -> Any:
     """The network as an OpenVINO model of one image, batch norms folded."""
-    import openvino
+    openvino = silent_openvino()
     from openvino import opset13 as ops
 
     folded = fold_batch_norm(network)

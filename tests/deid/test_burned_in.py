@@ -1,5 +1,6 @@
 """Burned-in text: found in phantoms and real radiographs, covered so that nothing of it stays, marks kept."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -231,21 +232,46 @@ CALLS = """
 import sys
 
 import numpy as np
+import torch
 
 called = []
-events = {"socket.connect", "socket.getaddrinfo", "socket.sendto", "subprocess.Popen"}
+events = {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec"}
 sys.addaudithook(lambda event, _: called.append(event) if event in events else None)
 from prichexy.deid.burned_in import clean
+from prichexy.networks.flow_generator import FlowFieldGenerator
 
-clean(np.zeros((100, 100), np.uint8), 8, "redact")
+if sys.argv[1] == "text":
+    clean(np.zeros((100, 100), np.uint8), 8, "redact")
+else:
+    from prichexy.obfuscation.openvino_network import OpenVinoNetwork
+
+    OpenVinoNetwork(FlowFieldGenerator(features=4).eval(), "float32", 64)(torch.rand(1, 1, 64, 64))
 assert "openvino" in sys.modules
-print(called)
+print(called, sys.modules["openvino_telemetry"])
 """
 
 
-def test_nobody_is_called_though_openvino_brings_its_makers_telemetry() -> None:
-    done = subprocess.run([sys.executable, "-c", CALLS], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+@pytest.mark.parametrize("what", ["text", "engine"])
+def test_openvino_tells_its_makers_nothing(what: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, what],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {"HOME": str(tmp_path)},
+    )
+    assert done.stdout.strip() == "[] None"
+    assert not (tmp_path / "intel").exists()  # where its client's number would be kept
+
+
+def test_a_network_that_gives_no_numbers_passes_no_image_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def infer(inputs: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.full((1, 1, *inputs[0].shape[2:]), np.nan, np.float32)]
+
+    monkeypatch.setattr(networks, "_request", lambda _: SimpleNamespace(infer=infer))
+    with pytest.raises(Quarantined, match="no numbers"):
+        clean(phantom(0), 8, "redact")
 
 
 def test_an_image_that_would_be_covered_to_a_large_part_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

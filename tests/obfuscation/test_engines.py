@@ -1,6 +1,5 @@
 from collections.abc import Callable
 
-import openvino
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,9 @@ from prichexy.obfuscation.engines import frozen
 from prichexy.obfuscation.frozen_network import FrozenNetwork
 from prichexy.obfuscation.model_files import build, fingerprint_of
 from prichexy.obfuscation.settings import ObfuscationSettings
+from prichexy.obfuscation.winograd.layers import WinogradConvolution
+from prichexy.obfuscation.winograd.network import WinogradNetwork
+from prichexy.silent_openvino import silent_openvino
 from tests.networks.rule_weights import rule_state
 
 Networks = dict[str, Callable[[], nn.Module]]
@@ -83,6 +85,14 @@ def test_an_engine_for_cpus_is_refused_on_a_gpu_with_the_mend(engine: str) -> No
         frozen(network("flow-field"), settings(engine=engine), "cuda")
 
 
+def test_winograd_is_used_where_it_is_asked_for_and_refused_where_it_computes_nothing() -> None:
+    computed = frozen(network("flow-field"), settings(engine="winograd"), "cpu")
+    assert isinstance(computed, WinogradNetwork)
+    assert sum(isinstance(layer, WinogradConvolution) for layer in computed.network.modules()) == 9
+    with pytest.raises(UsageError, match="winograd computes none of this network"):
+        frozen(PrivacyNetGenerator(features=1), settings("privacy-net", engine="winograd"), "cpu")
+
+
 def test_winograd_in_bfloat16_is_refused() -> None:
     with pytest.raises(ValueError, match="winograd computes in float32 only"):
         settings(engine="winograd", precision="bfloat16")
@@ -92,7 +102,7 @@ def test_winograd_in_bfloat16_is_refused() -> None:
 
 
 def test_openvino_s_converter_which_reports_to_its_makers_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "convert_model", None)
+    monkeypatch.setattr(silent_openvino(), "convert_model", None)
     assert frozen(network("flow-field"), settings(engine="openvino"), "cpu")(images(1)).shape == (1, 2, 64, 64)
 
 

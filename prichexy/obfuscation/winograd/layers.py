@@ -13,7 +13,7 @@ _PRODUCTS = WINDOW * WINDOW
 
 _BLOCK_BYTES = 600_000
 """Transformed windows of at most so many bytes, and one row of tiles at least, are worked on at once: they stay in the
-core's cache (85 ms an image of 256 x 256; 87 with a quarter or the double of it)."""
+core's cache (86 ms an image of 256 x 256; 88 with a quarter or the double of it)."""
 
 _LEAST_TILES = 64
 """Of deep layers, which have few tiles and large weights, so many at once: weights are read less often (91 ms with 32,
@@ -51,11 +51,12 @@ class WinogradConvolution(nn.Module):
             ValueError: not float32 images on a CPU with the convolution's channels.
         """
         _, channels, out_channels = self.weight_PCO.shape
-        known = images_NCHW.dtype == torch.float32 and images_NCHW.device.type == "cpu"
+        given = (images_NCHW, self.weight_PCO, self.bias_O)
+        known = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in given)
         if not known or images_NCHW.ndim != 4 or images_NCHW.shape[1] != channels:
             raise ValueError(f"expected float32 images (N, {channels}, H, W) on a CPU")
         images_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous()
-        outputs_NHWO = torch.empty(*images_NHWC.shape[:3], out_channels)
+        outputs_NHWO = images_NHWC.new_empty(*images_NHWC.shape[:3], out_channels)
         for image_HWC, output_HWO in zip(images_NHWC, outputs_NHWO, strict=True):
             self._convolve(image_HWC, output_HWO)
         return outputs_NHWO.permute(0, 3, 1, 2)
@@ -67,8 +68,8 @@ class WinogradConvolution(nn.Module):
         rows, across = -(-height // TILE), -(-width // TILE)
         bytes_a_row = 4 * _PRODUCTS * across * max(channels, out_channels)
         together = min(rows, max(1, _BLOCK_BYTES // bytes_a_row, -(-_LEAST_TILES // across)))
-        windows = torch.empty(_PRODUCTS * (together * across * channels + PLANE_GAP))
-        products = torch.empty(_PRODUCTS * together * across * out_channels)
+        windows = image_HWC.new_empty(_PRODUCTS * (together * across * channels + PLANE_GAP))
+        products = image_HWC.new_empty(_PRODUCTS * together * across * out_channels)
         for first in range(0, rows, together):
             end = min(first + together, rows)
             tiles = (end - first) * across
@@ -101,7 +102,7 @@ def can_replace(layer: nn.Module) -> bool:
 
 
 def replace_convolutions(network: nn.Module) -> int:
-    """Put `WinogradConvolution` in the place of all that it computes, in place; how many it replaced.
+    """Put `WinogradConvolution` in the place of all that it computes and an ``nn.Sequential`` holds; how many.
 
     An activation that follows in the same ``nn.Sequential``, with nothing but ``nn.Identity`` between, goes with it.
     """

@@ -18,11 +18,12 @@ class WinogradNetwork(FrozenNetwork):
         precision: ``float32``.
 
     Raises:
-        UsageError: another precision is asked for.
+        UsageError: another precision is asked for, or nothing in the network can be computed so.
     """
 
     def __init__(self, network: nn.Module, precision: Precision) -> None:
         if precision != "float32":
             raise UsageError(f"engine: winograd computes in float32, not {precision}: use openvino or torch")
         super().__init__(network, precision, "cpu")
-        replace_convolutions(self.network)
+        if not replace_convolutions(self.network):
+            raise UsageError("engine: winograd computes none of this network, whose channels are too few: use torch")

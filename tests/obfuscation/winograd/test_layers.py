@@ -57,7 +57,19 @@ def test_what_is_no_number_never_becomes_one(value: float, slope: float) -> None
     assert convolved[0, :, 0, 0].isfinite().all()
 
 
+def test_torch_s_default_type_changes_nothing() -> None:
+    layer, images = WinogradConvolution(convolution(), 1.0), torch.rand(1, 16, 9, 9)
+    expected = layer(images)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert torch.equal(layer(images), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_what_it_can_t_read_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected float32"):
+        WinogradConvolution(convolution(), 1.0).half()(torch.rand(1, 16, 4, 4))
     layer = WinogradConvolution(convolution(), 1.0)
     for images in (torch.rand(1, 8, 4, 4), torch.rand(16, 4, 4), torch.rand(1, 16, 4, 4).double()):
         with pytest.raises(ValueError, match=r"expected float32 images \(N, 16, H, W\) on a CPU"):
