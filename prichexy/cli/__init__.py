@@ -322,7 +322,7 @@ def verify(
     """Read everything that was published and prove it whole: counts, unique ids, checksums, no identifier left.
 
     Text columns are always searched for names, dates and numbers, and DICOM files compared with the header profile.
-    Text in images is looked for in a sample only, if asked: that takes 0.2 s a megapixel, and the detector, made
+    Text in images is looked for in a sample only, if asked: that takes 0.12 s a megapixel, and the detector, made
     to miss nothing, now and then sees text where there is none.
 
     Example: `prichexy verify published/ --canaries names.txt --ocr 100`

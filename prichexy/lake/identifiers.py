@@ -1,7 +1,7 @@
 """Looks for identifiers in a publication: in each text column, each DICOM file, and, if asked, by a list and by eye.
 
 Patterns in text and the allow-list of DICOM attributes cost little and are always looked at. A list of canaries means
-that all bytes are searched and all pixels decoded; the text detector takes a fifth of a second for a megapixel and now
+that all bytes are searched and all pixels decoded; the text detector takes 0.12 s for a megapixel and now
 and then sees text where there is none. So both are the user's choice.
 """
 
